@@ -1,1 +1,4 @@
-//! placeholder
+//! The Quorate node: doors, router, SQL and the driver around `quorate-core`.
+
+pub mod router;
+pub mod sql;

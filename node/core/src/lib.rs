@@ -1,1 +1,28 @@
-//! placeholder
+//! The deterministic core of a Quorate node: everything that decides, nothing that waits.
+//!
+//! No tokio, no clock, no threads, no ambient randomness: time, randomness and completions arrive as parameters, so that
+//! a simulator can drive the very code the daemon drives. Disk is reached in two places only, behind their traits:
+//! `engine/sled.rs` and `log/segment.rs`.
+//!
+//! From below: [`keys`], [`row`] and [`entry`] are formats; [`engine`] and [`log`] store bytes; [`mvcc`] reads versions;
+//! [`machine`] applies committed entries; [`sequencer`] turns proposals into entries; [`replica`] orders entries;
+//! [`shard`] holds them together as one function `step(now, input) -> effects`; [`ship`] serves committed entries to
+//! whoever pulls them.
+
+pub mod catalog;
+pub mod engine;
+pub mod entry;
+pub mod error;
+pub mod expr;
+pub mod keys;
+pub mod lag;
+pub mod log;
+pub mod machine;
+pub mod mvcc;
+pub mod proposal;
+pub mod replica;
+pub mod row;
+pub mod sequencer;
+pub mod shard;
+pub mod ship;
+pub mod table;

@@ -1,0 +1,112 @@
+//! The log: durable, ordered, verifiable. One per node, for the replicas of all its shards.
+//!
+//! A [`Log`] is written by one thread: records are appended, then synced together. [`LogReader`]s are shared.
+
+pub mod memory;
+pub mod segment;
+
+use bytes::Bytes;
+use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId, ShardId, Term, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Fatal;
+
+/// What kind of thing a protocol put at an index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Payload {
+    /// An entry of ours: `bytes` are its canonical bytes (see [`crate::entry`]).
+    Entry,
+    /// The protocol's own empty entry of a new leader; `bytes` is empty.
+    Empty,
+    /// The protocol's membership change; `bytes` are the protocol's.
+    Membership,
+}
+
+/// One position of a replica's log. `bytes` are stored, hashed and shipped as they came, never encoded again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its position.
+    pub index: Index,
+    /// The term it was appended in.
+    pub term: Term,
+    /// Whose bytes they are.
+    pub payload: Payload,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What a protocol must not forget besides entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HardState {
+    /// Current term.
+    pub term: Term,
+    /// Whom this replica voted for in it; replica 0 is nobody.
+    pub vote: ReplicaId,
+    /// A committed index; never needs a sync of its own.
+    pub commit: Index,
+}
+
+/// The point just before a replica's first entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// The shard it is a replica of.
+    pub shard: ShardId,
+    /// Index of the base; entries begin after it.
+    pub index: Index,
+    /// Term at that index.
+    pub term: Term,
+    /// Chain hash at that index.
+    pub chain: Hash,
+    /// Voters at that index.
+    pub voters: Vec<ReplicaId>,
+    /// Epoch at that index.
+    pub epoch: Epoch,
+    /// Last timestamp given at or before that index.
+    pub timestamp: Timestamp,
+}
+
+/// What is appended. Records of one replica keep their order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LogRecord {
+    /// Entries, contiguous, following what is there (a truncation comes first where they replace something).
+    Entries(Vec<LogEntry>),
+    /// The newest hard state.
+    Hard(HardState),
+    /// Everything from this index on is gone.
+    Truncate(Index),
+    /// A replica begins here.
+    Base(BaseRecord),
+}
+
+/// What a log knows of one replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogBounds {
+    /// The point before the first entry.
+    pub base: BaseRecord,
+    /// Last index, durable or not; the base's if there is no entry.
+    pub last: Index,
+    /// Term of the last index.
+    pub last_term: Term,
+    /// Newest hard state.
+    pub hard: HardState,
+    /// Bytes of its entries.
+    pub bytes: u64,
+}
+
+/// The writer's side. `append` may buffer; after `sync` everything appended is durable.
+pub trait Log: Send {
+    /// Adds records of one replica.
+    fn append(&mut self, replica: ReplicaId, shard: ShardId, records: &[LogRecord]) -> Result<(), Fatal>;
+    /// Makes everything appended durable (`fdatasync`).
+    fn sync(&mut self) -> Result<(), Fatal>;
+}
+
+/// The readers' side; sees what was appended, synced or not.
+pub trait LogReader: Send + Sync {
+    /// What is known of a shard's replica; `None` if it has no base record: a replica that lost its log.
+    fn bounds(&self, shard: ShardId) -> Option<LogBounds>;
+    /// Entries from `from` up to and without `to`, at least one if there is one, at most `bytes_max` bytes.
+    fn entries(&self, shard: ShardId, from: Index, to: Index, bytes_max: usize) -> Result<Vec<LogEntry>, Fatal>;
+    /// The term at an index; the base's index included; `None` outside.
+    fn term(&self, shard: ShardId, index: Index) -> Result<Option<Term>, Fatal>;
+}

@@ -1,0 +1,77 @@
+//! The router: what SQL and the doors see of the cluster. Shards by id, never sockets.
+//!
+//! [`Router`] is a trait so that SQL runs against a whole node or against one shard in memory (tests).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use quorate_core::catalog::Catalog;
+use quorate_core::error::Rejected;
+use quorate_core::mvcc::Snapshot;
+use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_shared::error::WireError;
+use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, NodeId, ShardId};
+use quorate_shared::status::{ClusterStatus, NodeKind};
+use quorate_shared::wire::{NodeAddress, ReadLevel};
+
+/// A snapshot and how old it may be.
+#[derive(Clone)]
+pub struct ReadPoint {
+    /// Where to read.
+    pub snapshot: Snapshot,
+    /// Its age, for levels that allow one.
+    pub age_ms: Option<u64>,
+}
+
+/// Why a proposal has no result: the shard's answer, or the way to it failed.
+#[derive(thiserror::Error, Debug, Clone, PartialEq)]
+pub enum ProposeError {
+    /// The leader's answer.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// No answer came in time, or nobody to ask: `retry` (nothing was sent) or `unknown`.
+    #[error("{0}")]
+    Wire(WireError),
+}
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The cluster; `None` while it is not founded.
+    pub cluster: Option<ClusterId>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// This node.
+    pub node: NodeId,
+    /// Voter or replica. A replica refuses every write and all DDL.
+    pub kind: NodeKind,
+    /// Where clients and peers reach it.
+    pub address: String,
+}
+
+/// The cluster as SQL and doors use it.
+#[async_trait]
+pub trait Router: Send + Sync + 'static {
+    /// Proposes a write to a shard's leader, wherever it is; forwarded at most once. The caller replans and retries on
+    /// `Conflict` and `StaleCatalog`; `NotLeader` and `Retry` are retried in here until the deadline.
+    async fn propose(&self, shard: ShardId, proposal: Proposal, deadline: Instant) -> Result<WriteResult, ProposeError>;
+    /// A snapshot of a shard that satisfies a read level.
+    async fn read(&self, shard: ShardId, level: &ReadLevel, deadline: Instant) -> Result<ReadPoint, WireError>;
+    /// A snapshot of what is applied here, at once.
+    fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError>;
+    /// The catalog as applied here.
+    fn catalog(&self) -> Arc<Catalog>;
+    /// Waits until the catalog applied here is at least this version.
+    async fn catalog_at_least(&self, version: CatalogVersion, deadline: Instant) -> Result<Arc<Catalog>, WireError>;
+    /// Who this node is.
+    fn identity(&self) -> Identity;
+    /// The leader of `s0`, if one is known.
+    fn master(&self) -> Option<NodeAddress>;
+    /// Whether this node leads `s0` and evaluates proposals (runs DDL jobs).
+    fn is_master(&self) -> bool;
+    /// Takes the cluster's picture.
+    async fn picture(&self) -> ClusterStatus;
+    /// Every node known.
+    fn nodes(&self) -> Vec<NodeAddress>;
+}

@@ -1,0 +1,15 @@
+//! SQL: from text to results. DataFusion plans and runs queries; everything else is taken from the parsed statement.
+
+use async_trait::async_trait;
+use quorate_shared::error::WireError;
+use quorate_shared::value::Value;
+use quorate_shared::wire::Column;
+
+/// Where a statement's rows go. Awaiting is back-pressure: a client that stops reading stops the scan.
+#[async_trait]
+pub trait Sink: Send {
+    /// The result's columns; called once, before rows.
+    async fn columns(&mut self, columns: Vec<Column>) -> Result<(), WireError>;
+    /// Rows, in batches of at most `BATCH_ROWS_MAX`.
+    async fn rows(&mut self, rows: Vec<Vec<Value>>) -> Result<(), WireError>;
+}
