@@ -1,5 +1,7 @@
 //! SQL: from text to results. DataFusion plans and runs queries; everything else is taken from the parsed statement.
 
+pub mod write;
+
 use async_trait::async_trait;
 use quorate_shared::error::WireError;
 use quorate_shared::value::Value;
