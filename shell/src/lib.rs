@@ -1,1 +1,3 @@
-//! placeholder
+//! The Quorate shell.
+
+pub mod tui;
