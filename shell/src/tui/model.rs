@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use quorate_shared::error::WireError;
-use quorate_shared::status::ClusterStatus;
+use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, Verdict};
 use quorate_shared::value::Value;
 use quorate_shared::wire::{Column, Done};
 use ratatui_textarea::TextArea;
@@ -162,14 +162,35 @@ impl Model {
         !self.frozen && (self.cluster.picture.is_none() || self.picture_age() > STALE_MS)
     }
 
-    /// Members of all shards in the order they are shown: (shard position, member position).
+    /// Members of all shards in the order they are shown, worst first, then log-shipped replicas, whose lag matters
+    /// most: (shard position, member position).
     pub fn members(&self) -> Vec<(usize, usize)> {
         let Some(picture) = &self.cluster.picture else { return Vec::new() };
-        picture
+        let mut members: Vec<_> = picture
             .shards
             .iter()
             .enumerate()
             .flat_map(|(s, shard)| (0..shard.members.len()).map(move |m| (s, m)))
-            .collect()
+            .collect();
+        members.sort_by_key(|(s, m)| {
+            let shard = &picture.shards[*s];
+            let member = &shard.members[*m];
+            let rank = match member_verdict(picture, &shard.id, member) {
+                Verdict::Critical => 0,
+                Verdict::Warning => 1,
+                Verdict::Unknown => 2,
+                Verdict::Ok => 3,
+            };
+            (rank, member.kind == NodeKind::Voter)
+        });
+        members
     }
+}
+
+/// How a member is: the worst problem about it or its node; unknown lag is not ok.
+pub fn member_verdict(picture: &ClusterStatus, shard: &str, member: &MemberStatus) -> Verdict {
+    let subject = format!("{shard}/{}", member.node);
+    let problems = picture.problems.iter().filter(|p| p.subject == subject || p.subject == member.node);
+    let worst = problems.map(|p| p.severity).max().unwrap_or(Verdict::Ok);
+    if member.lag_ms.is_none() && worst == Verdict::Ok { Verdict::Unknown } else { worst }
 }

@@ -159,7 +159,12 @@ fn screen(model: &Model) -> String {
 fn answer(rows: usize) -> Answer {
     let column = |name: &str, ty| Column { name: name.into(), ty };
     let row = |n: usize| {
-        vec![Value::Int(n as i64), Value::Text(format!("Ærøskøbing {n}\nsecond line")), Value::Null, Value::Bool(n % 2 == 0)]
+        vec![
+            Value::Int(n as i64),
+            Value::Text(format!("Ærøskøbing {n}\nsecond line")),
+            Value::Null,
+            Value::Bool(n % 2 == 0),
+        ]
     };
     Answer {
         sql: "select * from city".into(),

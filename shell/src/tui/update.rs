@@ -295,9 +295,8 @@ fn note_changes(model: &mut Model, picture: &ClusterStatus) {
             None => "no master".to_owned(),
         });
     }
-    let named = |p: &ClusterStatus| -> Vec<String> {
-        p.problems.iter().map(|p| format!("{} {}", p.name, p.subject)).collect()
-    };
+    let named =
+        |p: &ClusterStatus| -> Vec<String> { p.problems.iter().map(|p| format!("{} {}", p.name, p.subject)).collect() };
     let (old, new) = (named(before), named(picture));
     events.extend(new.iter().filter(|p| !old.contains(p)).map(|p| format!("raised: {p}")));
     events.extend(old.iter().filter(|p| !new.contains(p)).map(|p| format!("cleared: {p}")));

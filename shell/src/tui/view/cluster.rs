@@ -1,6 +1,6 @@
 //! The cluster page: topology, replication lag, problems.
 
-use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, NodeStatus, Verdict};
+use quorate_shared::status::{ClusterStatus, NodeKind, NodeStatus, Verdict};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Modifier;
@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::{Theme, pane_block, text};
-use crate::tui::model::{Model, Pane};
+use crate::tui::model::{Model, Pane, member_verdict};
 
 /// Draws the page; on a small screen only the pane that has the focus.
 pub fn draw(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
@@ -63,15 +63,13 @@ fn node_verdict(node: &NodeStatus) -> Verdict {
 /// The topology: the master first, voters under it, replicas under the leader they pull from.
 fn nodes(model: &Model, theme: &Theme, picture: &ClusterStatus, frame: &mut Frame, area: Rect) {
     let wide = area.width >= 90;
-    let mut heads = vec!["node", "role", "state", "address", "leads", "up"];
-    let mut widths = vec![
-        Constraint::Length(8),
-        Constraint::Length(8),
-        Constraint::Length(13),
-        Constraint::Length(21),
-        Constraint::Length(7),
-        Constraint::Length(8),
-    ];
+    let narrow = area.width < 60;
+    let mut heads = vec!["node", "role", "state", "leads"];
+    let mut widths = vec![Constraint::Length(8), Constraint::Length(8), Constraint::Length(13), Constraint::Length(7)];
+    if !narrow {
+        heads.extend(["address", "up"]);
+        widths.extend([Constraint::Length(21), Constraint::Length(8)]);
+    }
     if wide {
         heads.extend(["disk", "memory", "sessions"]);
         widths.extend([Constraint::Length(11), Constraint::Length(11), Constraint::Length(8)]);
@@ -86,21 +84,19 @@ fn nodes(model: &Model, theme: &Theme, picture: &ClusterStatus, frame: &mut Fram
         } else {
             "├ "
         };
-        let leads: Vec<&str> = picture
-            .shards
-            .iter()
-            .filter(|s| s.leader.as_deref() == Some(&node.id))
-            .map(|s| s.id.as_str())
-            .collect();
+        let leads: Vec<&str> =
+            picture.shards.iter().filter(|s| s.leader.as_deref() == Some(&node.id)).map(|s| s.id.as_str()).collect();
         let state = if node.reachable { "up" } else { "unreachable" };
         let mut cells = vec![
             Cell::from(format!("{branch}{}", node.id)),
             Cell::from(role(picture, node)),
             Cell::from(format!("{} {state}", text::glyph(verdict))).style(theme.verdict(verdict)),
-            Cell::from(node.addr.clone()),
             Cell::from(leads.join(" ")),
-            Cell::from(node.uptime_ms.map_or(text::UNKNOWN.to_owned(), text::duration)),
         ];
+        if !narrow {
+            cells.push(Cell::from(node.addr.clone()));
+            cells.push(Cell::from(node.uptime_ms.map_or(text::UNKNOWN.to_owned(), text::duration)));
+        }
         if wide {
             cells.push(Cell::from(text::maybe_bytes(node.disk_used_bytes)));
             cells.push(Cell::from(text::maybe_bytes(node.memory_bytes)));
@@ -113,9 +109,12 @@ fn nodes(model: &Model, theme: &Theme, picture: &ClusterStatus, frame: &mut Fram
         let room = usize::from(area.width).saturating_sub(12);
         title.push(Span::styled(format!("{} ", text::fit(error, room)), theme.verdict(Verdict::Critical)));
     }
-    let mut table = Table::new(rows, widths)
-        .header(Row::new(heads).style(theme.head()))
-        .block(pane_block(model, theme, Pane::Nodes, Line::from(title)));
+    let mut table = Table::new(rows, widths).header(Row::new(heads).style(theme.head())).block(pane_block(
+        model,
+        theme,
+        Pane::Nodes,
+        Line::from(title),
+    ));
     if model.stale() {
         table = table.style(theme.dim().add_modifier(Modifier::DIM));
     }
@@ -125,13 +124,6 @@ fn nodes(model: &Model, theme: &Theme, picture: &ClusterStatus, frame: &mut Fram
         state.select(Some(model.node));
     }
     frame.render_stateful_widget(table, area, &mut state);
-}
-
-fn member_verdict(picture: &ClusterStatus, shard: &str, member: &MemberStatus) -> Verdict {
-    let subject = format!("{shard}/{}", member.node);
-    let worst = picture.problems.iter().filter(|p| p.subject == subject || p.subject == member.node);
-    let worst = worst.map(|p| p.severity).max().unwrap_or(Verdict::Ok);
-    if member.lag_ms.is_none() && worst == Verdict::Ok { Verdict::Unknown } else { worst }
 }
 
 /// Lag of every replica, in the leader's time.
@@ -202,9 +194,12 @@ fn replication(model: &Model, theme: &Theme, picture: &ClusterStatus, frame: &mu
             title.push_str(&format!("· {} leader unconfirmed ", shard.id));
         }
     }
-    let mut table = Table::new(rows, widths)
-        .header(Row::new(heads).style(theme.head()))
-        .block(pane_block(model, theme, Pane::Replication, title));
+    let mut table = Table::new(rows, widths).header(Row::new(heads).style(theme.head())).block(pane_block(
+        model,
+        theme,
+        Pane::Replication,
+        title,
+    ));
     if model.stale() {
         table = table.style(theme.dim().add_modifier(Modifier::DIM));
     }

@@ -29,10 +29,7 @@ fn centered(area: Rect, width: u16, height: u16) -> Rect {
 fn help(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
     let mut lines = Vec::new();
     for action in ACTIONS {
-        let mut spans = vec![
-            Span::styled(format!(" {:<10}", action.keys), theme.head()),
-            Span::raw(action.help),
-        ];
+        let mut spans = vec![Span::styled(format!(" {:<10}", action.keys), theme.head()), Span::raw(action.help)];
         if let Some(command) = action.command {
             spans.push(Span::styled(format!("  ({command})"), theme.dim()));
         }
