@@ -35,6 +35,16 @@ pub const NESTING_MAX: usize = 128;
 pub const NAME_BYTES_MAX: usize = 128;
 /// Sessions of one node.
 pub const SESSIONS_MAX: usize = 1000;
+/// Connections of one node beyond [`SESSIONS_MAX`] that may still ask for status, ping and cancel.
+pub const SESSIONS_RESERVE: usize = 32;
+/// How long a preface and the first message may take, in milliseconds.
+pub const HANDSHAKE_MS: u64 = 5_000;
+/// How long a client may leave its answers unread before its session is closed by name, in milliseconds.
+pub const UNREAD_MS_MAX: u64 = 30_000;
+/// Requests a session may send ahead of the one that runs.
+pub const PIPELINE_MAX: usize = 256;
+/// Deadline of a statement that names none, in milliseconds.
+pub const DEADLINE_MS_DEFAULT: u64 = 30_000;
 /// Prepared statements of one session.
 pub const PREPARED_MAX: usize = 1000;
 /// Proposals a shard keeps in flight before it answers `busy`.
