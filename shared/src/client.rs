@@ -280,7 +280,8 @@ impl Client {
             return Err(self.out_of_step("prepare"));
         };
         let columns: Arc<[crate::wire::Column]> = columns.into();
-        let slot = result::Slot { sql, number: statement, generation: self.generation, columns: columns.clone(), writes };
+        let slot =
+            result::Slot { sql, number: statement, generation: self.generation, columns: columns.clone(), writes };
         self.statements.push(Some(slot));
         Ok(Prepared { slot: self.statements.len() - 1, params, columns, writes })
     }
@@ -295,7 +296,8 @@ impl Client {
         let writes = prepared.writes && !options.read_only;
         let body = Request::Execute { statement: 0, params, options };
         let first = self.call(Call { body, writes, slot: Some(prepared.slot) }).await?;
-        let columns = self.statements.get(prepared.slot).and_then(|slot| slot.as_ref()).map(|slot| slot.columns.clone());
+        let columns =
+            self.statements.get(prepared.slot).and_then(|slot| slot.as_ref()).map(|slot| slot.columns.clone());
         ResultStream::new(self, first, writes, columns)
     }
 
@@ -367,7 +369,8 @@ impl Client {
     /// The current database.
     pub fn database(&self) -> &str {
         let set = self.settings.iter().find(|(name, _)| name == "database").map(|(_, value)| value.as_str());
-        set.or(self.welcome.as_ref().map(|welcome| welcome.database.as_str())).unwrap_or(crate::limits::DATABASE_DEFAULT)
+        set.or(self.welcome.as_ref().map(|welcome| welcome.database.as_str()))
+            .unwrap_or(crate::limits::DATABASE_DEFAULT)
     }
 
     /// The session's settings that differ from the defaults, `database` among them.
@@ -611,7 +614,10 @@ fn may_write(sql: &str) -> bool {
 /// Silence until the deadline.
 fn no_answer(writes: bool) -> ClientError {
     if writes {
-        let error = WireError::new(Code::Unknown, "no answer before the deadline: the statement may or may not have been executed");
+        let error = WireError::new(
+            Code::Unknown,
+            "no answer before the deadline: the statement may or may not have been executed",
+        );
         error.hint("look whether its effect is there before you run it again").into()
     } else {
         WireError::new(Code::Retry, "no answer before the deadline").hint("try again, or raise the timeout").into()
@@ -623,14 +629,21 @@ fn after_loss(error: ClientError, uncertain: bool) -> ClientError {
     if !uncertain || matches!(error, ClientError::Server(WireError { code: Code::Unknown, .. })) {
         return error;
     }
-    let unknown = WireError::new(Code::Unknown, "the connection was lost while the statement ran: it may or may not have been executed");
+    let unknown = WireError::new(
+        Code::Unknown,
+        "the connection was lost while the statement ran: it may or may not have been executed",
+    );
     unknown.detail(error.to_string()).hint("look whether its effect is there before you run it again").into()
 }
 
 /// Stopped on request between two attempts.
 fn canceled(uncertain: bool) -> ClientError {
     let code = if uncertain { Code::Unknown } else { Code::Invalid };
-    let message = if uncertain { "canceled on request; the statement may or may not have been executed" } else { "canceled on request" };
+    let message = if uncertain {
+        "canceled on request; the statement may or may not have been executed"
+    } else {
+        "canceled on request"
+    };
     WireError { sqlstate: Some(SQLSTATE_CANCELED.into()), ..WireError::new(code, message) }.into()
 }
 

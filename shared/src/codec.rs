@@ -335,6 +335,19 @@ impl Connection {
         let (reader, writer) = stream.into_split();
         Self { reader: FrameReader::new(reader), writer: FrameWriter::new(writer), version }
     }
+
+    /// The bare stream again; `None` if frames wait on either side, which would be lost.
+    pub fn into_stream(self) -> Option<TcpStream> {
+        if !self.reader.buffer.is_empty() || !self.writer.frames.is_empty() {
+            return None;
+        }
+        self.reader.io.reunite(self.writer.io).ok()
+    }
+
+    /// The other side's address, for the log.
+    pub fn peer(&self) -> String {
+        self.reader.io.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+    }
 }
 
 /// Connects to `host:port` and exchanges prefaces, all within the timeout.

@@ -134,7 +134,9 @@ impl FromStr for Url {
         };
         let database = database.filter(|database| !database.is_empty());
         if database.is_some_and(|database| database.contains('/')) {
-            return Err(UrlError(format!("{text:?} has more than one path part: one database, a / in its name is %2F")));
+            return Err(UrlError(format!(
+                "{text:?} has more than one path part: one database, a / in its name is %2F"
+            )));
         }
         Ok(Url {
             user: user.map(decode).transpose()?,
@@ -148,8 +150,9 @@ impl FromStr for Url {
 fn parse_settings(query: &str) -> Result<Vec<(String, String)>, UrlError> {
     let mut settings = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) =
-            pair.split_once('=').ok_or_else(|| UrlError(format!("{pair:?} in the URL is not of the form name=value")))?;
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| UrlError(format!("{pair:?} in the URL is not of the form name=value")))?;
         if name.is_empty() {
             return Err(UrlError(format!("{pair:?} in the URL has no name before the =")));
         }
@@ -225,7 +228,9 @@ mod tests {
 
     #[test]
     fn bad_hosts() {
-        for text in ["", "a,,b", "a:0", "a:65536", "a:", "a:x", "::1", "[::1", "[x]:1", "[::1]x", "a b", "a:+1", ":7411"] {
+        for text in
+            ["", "a,,b", "a:0", "a:65536", "a:", "a:x", "::1", "[::1", "[x]:1", "[::1]x", "a b", "a:+1", ":7411"]
+        {
             assert!(parse_hosts(text, 1).is_err(), "{text:?} was taken");
         }
     }
@@ -243,7 +248,17 @@ mod tests {
 
     #[test]
     fn bad_urls() {
-        for text in ["", "postgres://x", "quorate://a:b@c", "quorate://h/a/b", "quorate://h?x", "quorate://h?=1", "quorate://%zz@h", "quorate://h/%ff", "quorate://h/#x"] {
+        for text in [
+            "",
+            "postgres://x",
+            "quorate://a:b@c",
+            "quorate://h/a/b",
+            "quorate://h?x",
+            "quorate://h?=1",
+            "quorate://%zz@h",
+            "quorate://h/%ff",
+            "quorate://h/#x",
+        ] {
             assert!(text.parse::<Url>().is_err(), "{text:?} was taken");
         }
     }
