@@ -129,11 +129,7 @@ impl Key {
                 let (kind, id) = key.parts();
                 [&[CATALOG, kind], &id.to_be_bytes()[..]].concat()
             }
-            Key::Data {
-                storage,
-                index,
-                columns,
-            } => {
+            Key::Data { storage, index, columns } => {
                 let mut out = data_head(*storage, *index);
                 out.extend_from_slice(columns);
                 out
@@ -146,23 +142,14 @@ impl Key {
     pub fn decode(bytes: &[u8]) -> Result<Key, KeyError> {
         match bytes.split_first() {
             Some((&META, rest)) => Self::decode_meta(rest),
-            Some((&CATALOG, &[kind, ref id @ ..])) => {
-                CatalogKey::from_parts(kind, be64(id)?).map(Key::Catalog)
-            }
+            Some((&CATALOG, &[kind, ref id @ ..])) => CatalogKey::from_parts(kind, be64(id)?).map(Key::Catalog),
             Some((&DATA, _)) => {
                 let (storage, index, columns) = split_data(bytes)?;
-                Ok(Key::Data {
-                    storage,
-                    index,
-                    columns: Bytes::copy_from_slice(columns),
-                })
+                Ok(Key::Data { storage, index, columns: Bytes::copy_from_slice(columns) })
             }
             Some((&HISTORY, _)) => {
                 let (key, timestamp) = split_history(bytes)?;
-                Ok(Key::History {
-                    key: Bytes::copy_from_slice(key),
-                    timestamp,
-                })
+                Ok(Key::History { key: Bytes::copy_from_slice(key), timestamp })
             }
             _ => Err(KeyError::Malformed),
         }
@@ -176,10 +163,7 @@ impl Key {
             CHECKPOINT => Key::Checkpoint(Index::new(be64(rest)?)),
             CLIENT => {
                 let (&slot, id) = rest.split_last().ok_or(KeyError::Malformed)?;
-                Key::Client {
-                    client: ClientId(id.try_into().map_err(|_| KeyError::Malformed)?),
-                    slot,
-                }
+                Key::Client { client: ClientId(id.try_into().map_err(|_| KeyError::Malformed)?), slot }
             }
             TABLE => Key::Table(TableId::new(be64(rest)?)),
             SEQUENCE => Key::Sequence(TableId::new(be64(rest)?)),
@@ -236,11 +220,7 @@ pub fn row_key_of(def: &TableDef, key: &[Value]) -> Result<Bytes, Rejected> {
     if key.len() != def.primary_key.len() {
         return Err(Rejected::Value {
             sqlstate: "42804".into(),
-            message: format!(
-                "the primary key of \"{}\" has {} columns",
-                def.name,
-                def.primary_key.len()
-            ),
+            message: format!("the primary key of \"{}\" has {} columns", def.name, def.primary_key.len()),
         });
     }
     for (&column, value) in def.primary_key.iter().zip(key) {
@@ -257,17 +237,10 @@ pub fn row_key(def: &TableDef, row: &[Value]) -> Result<Bytes, Rejected> {
 }
 
 /// The entry of a row, given by all its physical columns, in a secondary index.
-pub fn index_entry(
-    def: &TableDef,
-    index: &IndexDef,
-    row: &[Value],
-) -> Result<IndexEntry, Rejected> {
+pub fn index_entry(def: &TableDef, index: &IndexDef, row: &[Value]) -> Result<IndexEntry, Rejected> {
     let mut out = data_head(def.storage, index.id);
     append_columns(&mut out, def, &index.columns, row)?;
-    let null = index
-        .columns
-        .iter()
-        .any(|&c| row.get(usize::from(c)).is_none_or(Value::is_null));
+    let null = index.columns.iter().any(|&c| row.get(usize::from(c)).is_none_or(Value::is_null));
     let unique = index.unique && !null;
     let payload = if unique {
         let mut payload = Vec::with_capacity(16);
@@ -277,20 +250,11 @@ pub fn index_entry(
         append_columns(&mut out, def, &def.primary_key, row)?;
         Bytes::new()
     };
-    Ok(IndexEntry {
-        key: checked(out, def)?,
-        payload,
-        unique,
-    })
+    Ok(IndexEntry { key: checked(out, def)?, payload, unique })
 }
 
 /// The data key of the row that an index entry points to.
-pub fn row_key_of_entry(
-    def: &TableDef,
-    index: &IndexDef,
-    key: &[u8],
-    payload: &[u8],
-) -> Result<Bytes, KeyError> {
+pub fn row_key_of_entry(def: &TableDef, index: &IndexDef, key: &[u8], payload: &[u8]) -> Result<Bytes, KeyError> {
     let mut out = data_head(def.storage, IndexId::PRIMARY);
     if payload.is_empty() {
         out.extend_from_slice(after_index_columns(def, index, key)?);
@@ -307,11 +271,7 @@ pub fn primary_key_of_entry(
     key: &[u8],
     payload: &[u8],
 ) -> Result<Vec<Value>, KeyError> {
-    let mut rest = if payload.is_empty() {
-        after_index_columns(def, index, key)?
-    } else {
-        payload
-    };
+    let mut rest = if payload.is_empty() { after_index_columns(def, index, key)? } else { payload };
     decode_columns(def, &def.primary_key, &mut rest)
 }
 
@@ -322,11 +282,7 @@ pub fn decode_primary_key(def: &TableDef, key: &[u8]) -> Result<Vec<Value>, KeyE
 }
 
 /// The values of an index entry's own columns (equal in order to the row's; see [`columns`] for what that loses).
-pub fn decode_index_columns(
-    def: &TableDef,
-    index: &IndexDef,
-    key: &[u8],
-) -> Result<Vec<Value>, KeyError> {
+pub fn decode_index_columns(def: &TableDef, index: &IndexDef, key: &[u8]) -> Result<Vec<Value>, KeyError> {
     let (_, _, mut rest) = split_data(key)?;
     decode_columns(def, &index.columns, &mut rest)
 }
@@ -404,10 +360,7 @@ pub fn bounds_range(
     upper: Bound<&Value>,
 ) -> Result<KeyRange, Rejected> {
     let key_columns = index_columns(def, index)?;
-    let types: Vec<SqlType> = key_columns
-        .iter()
-        .map(|&c| type_of(def, c))
-        .collect::<Result<_, _>>()?;
+    let types: Vec<SqlType> = key_columns.iter().map(|&c| type_of(def, c)).collect::<Result<_, _>>()?;
     let bounded = !matches!((lower, upper), (Bound::Unbounded, Bound::Unbounded));
     if prefix.len() + usize::from(bounded) > types.len() {
         return Err(Rejected::Value {
@@ -441,10 +394,7 @@ pub fn bounds_range(
     };
     // A data key begins with 03, so it always has a successor.
     let start = Bytes::from(start.unwrap_or_else(|| vec![DATA + 1]));
-    Ok(KeyRange {
-        start,
-        end: end.map(Bytes::from),
-    })
+    Ok(KeyRange { start, end: end.map(Bytes::from) })
 }
 
 /// The columns of an index, or of the primary key.
@@ -456,10 +406,7 @@ pub fn index_columns(def: &TableDef, index: IndexId) -> Result<&[ColumnPos], Rej
         .iter()
         .find(|i| i.id == index)
         .map(|i| &i.columns[..])
-        .ok_or_else(|| Rejected::StaleCatalog {
-            table: def.id,
-            current: Some(def.version),
-        })
+        .ok_or_else(|| Rejected::StaleCatalog { table: def.id, current: Some(def.version) })
 }
 
 /// The history key of a version of a catalog or data key: newer versions sort first.
@@ -476,10 +423,7 @@ pub fn history_range_of(key: &[u8], at: Timestamp) -> KeyRange {
     let mut prefix = Vec::with_capacity(key.len() + 1);
     prefix.push(HISTORY);
     prefix.extend_from_slice(key);
-    KeyRange {
-        start: history_key(key, at),
-        end: successor(prefix).map(Bytes::from),
-    }
+    KeyRange { start: history_key(key, at), end: successor(prefix).map(Bytes::from) }
 }
 
 /// Key and timestamp of a history key.
@@ -522,18 +466,12 @@ pub fn successor(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
 impl KeyRange {
     /// All keys that begin with these bytes.
     pub fn prefix(bytes: Vec<u8>) -> Self {
-        KeyRange {
-            start: Bytes::from(bytes.clone()),
-            end: successor(bytes).map(Bytes::from),
-        }
+        KeyRange { start: Bytes::from(bytes.clone()), end: successor(bytes).map(Bytes::from) }
     }
 
     /// Just this key.
     pub fn one(key: &[u8]) -> Self {
-        KeyRange {
-            start: Bytes::copy_from_slice(key),
-            end: Some(Bytes::from([key, &[0]].concat())),
-        }
+        KeyRange { start: Bytes::copy_from_slice(key), end: Some(Bytes::from([key, &[0]].concat())) }
     }
 
     /// Whether a key is inside.
@@ -585,28 +523,17 @@ fn take_id(input: &mut &[u8]) -> Result<u64, KeyError> {
 }
 
 fn be64(bytes: &[u8]) -> Result<u64, KeyError> {
-    bytes
-        .try_into()
-        .map(u64::from_be_bytes)
-        .map_err(|_| KeyError::Malformed)
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| KeyError::Malformed)
 }
 
 fn type_of(def: &TableDef, column: ColumnPos) -> Result<SqlType, Rejected> {
-    def.columns
-        .get(usize::from(column))
-        .map(|c| c.ty)
-        .ok_or_else(|| Rejected::Value {
-            sqlstate: "XX000".into(),
-            message: format!("table \"{}\" has no column at position {column}", def.name),
-        })
+    def.columns.get(usize::from(column)).map(|c| c.ty).ok_or_else(|| Rejected::Value {
+        sqlstate: "XX000".into(),
+        message: format!("table \"{}\" has no column at position {column}", def.name),
+    })
 }
 
-fn append_columns(
-    out: &mut Vec<u8>,
-    def: &TableDef,
-    list: &[ColumnPos],
-    row: &[Value],
-) -> Result<(), Rejected> {
+fn append_columns(out: &mut Vec<u8>, def: &TableDef, list: &[ColumnPos], row: &[Value]) -> Result<(), Rejected> {
     for &column in list {
         let value = row.get(usize::from(column)).unwrap_or(&Value::Null);
         columns::encode(out, type_of(def, column)?, value)?;
@@ -614,37 +541,19 @@ fn append_columns(
     Ok(())
 }
 
-fn decode_columns(
-    def: &TableDef,
-    list: &[ColumnPos],
-    rest: &mut &[u8],
-) -> Result<Vec<Value>, KeyError> {
+fn decode_columns(def: &TableDef, list: &[ColumnPos], rest: &mut &[u8]) -> Result<Vec<Value>, KeyError> {
     list.iter()
         .map(|&c| {
-            let ty = def
-                .columns
-                .get(usize::from(c))
-                .ok_or(KeyError::Malformed)?
-                .ty;
+            let ty = def.columns.get(usize::from(c)).ok_or(KeyError::Malformed)?.ty;
             columns::decode(rest, ty)
         })
         .collect()
 }
 
-fn after_index_columns<'a>(
-    def: &TableDef,
-    index: &IndexDef,
-    key: &'a [u8],
-) -> Result<&'a [u8], KeyError> {
+fn after_index_columns<'a>(def: &TableDef, index: &IndexDef, key: &'a [u8]) -> Result<&'a [u8], KeyError> {
     let (_, _, mut rest) = split_data(key)?;
     for &c in &index.columns {
-        columns::skip(
-            &mut rest,
-            def.columns
-                .get(usize::from(c))
-                .ok_or(KeyError::Malformed)?
-                .ty,
-        )?;
+        columns::skip(&mut rest, def.columns.get(usize::from(c)).ok_or(KeyError::Malformed)?.ty)?;
     }
     Ok(rest)
 }
@@ -699,11 +608,7 @@ pub(crate) mod tests {
             storage: TableId::new(7),
             version: SchemaVersion::new(1),
             name: "t".into(),
-            columns: vec![
-                column("id", SqlType::BigInt),
-                column("name", SqlType::Text),
-                column("n", SqlType::Int),
-            ],
+            columns: vec![column("id", SqlType::BigInt), column("name", SqlType::Text), column("n", SqlType::Int)],
             primary_key: vec![0],
             primary_key_name: "t_pkey".into(),
             indexes: vec![index(1, vec![1], true), index(2, vec![2, 1], false)],
@@ -720,48 +625,24 @@ pub(crate) mod tests {
     #[test]
     fn golden_keys_and_back() {
         let client = ClientId([0xab; 16]);
-        let data = Key::Data {
-            storage: TableId::new(7),
-            index: IndexId::new(300),
-            columns: Bytes::from_static(&[0x80]),
-        };
+        let data =
+            Key::Data { storage: TableId::new(7), index: IndexId::new(300), columns: Bytes::from_static(&[0x80]) };
         let cases = [
             (Key::Applied, "0101"),
             (Key::Horizon, "0102"),
             (Key::Checkpoint(Index::new(1024)), "01030000000000000400"),
-            (
-                Key::Client { client, slot: 63 },
-                "0104abababababababababababababababab3f",
-            ),
+            (Key::Client { client, slot: 63 }, "0104abababababababababababababababab3f"),
             (Key::Table(TableId::new(5)), "01050000000000000005"),
             (Key::Sequence(TableId::new(5)), "01060000000000000005"),
             (Key::Digest(TableId::new(5)), "01070000000000000005"),
             (Key::Catalog(CatalogKey::Counters), "02010000000000000000"),
-            (
-                Key::Catalog(CatalogKey::Database(DatabaseId::new(1))),
-                "02020000000000000001",
-            ),
-            (
-                Key::Catalog(CatalogKey::Table(TableId::new(1))),
-                "02030000000000000001",
-            ),
-            (
-                Key::Catalog(CatalogKey::View(TableId::new(1))),
-                "02040000000000000001",
-            ),
-            (
-                Key::Catalog(CatalogKey::Node(NodeId::new(1))),
-                "02050000000000000001",
-            ),
+            (Key::Catalog(CatalogKey::Database(DatabaseId::new(1))), "02020000000000000001"),
+            (Key::Catalog(CatalogKey::Table(TableId::new(1))), "02030000000000000001"),
+            (Key::Catalog(CatalogKey::View(TableId::new(1))), "02040000000000000001"),
+            (Key::Catalog(CatalogKey::Node(NodeId::new(1))), "02050000000000000001"),
             (Key::Catalog(CatalogKey::Job(1)), "02060000000000000001"),
             (data.clone(), "0307f9012c80"),
-            (
-                Key::History {
-                    key: data.encode(),
-                    timestamp: Timestamp::from_raw(1),
-                },
-                "040307f9012c80fffffffffffffffe",
-            ),
+            (Key::History { key: data.encode(), timestamp: Timestamp::from_raw(1) }, "040307f9012c80fffffffffffffffe"),
         ];
         for (key, bytes) in cases {
             assert_eq!(hex(&key.encode()), bytes);
@@ -789,52 +670,23 @@ pub(crate) mod tests {
             ("03070281030161620000820102".into(), 0, false)
         );
         for (index, entry) in def.indexes.iter().zip([unique, plain]) {
-            assert_eq!(
-                row_key_of_entry(&def, index, &entry.key, &entry.payload).unwrap(),
-                key
-            );
-            assert_eq!(
-                primary_key_of_entry(&def, index, &entry.key, &entry.payload).unwrap(),
-                [Value::Int(258)]
-            );
+            assert_eq!(row_key_of_entry(&def, index, &entry.key, &entry.payload).unwrap(), key);
+            assert_eq!(primary_key_of_entry(&def, index, &entry.key, &entry.payload).unwrap(), [Value::Int(258)]);
             let columns = decode_index_columns(&def, index, &entry.key).unwrap();
-            assert!(
-                index
-                    .columns
-                    .iter()
-                    .zip(columns)
-                    .all(|(&c, v)| row[usize::from(c)] == v)
-            );
+            assert!(index.columns.iter().zip(columns).all(|(&c, v)| row[usize::from(c)] == v));
         }
         // NULLs never agree: the primary key makes the entry's key its own.
-        let null = index_entry(
-            &def,
-            &def.indexes[0],
-            &[Value::Int(258), Value::Null, Value::Null],
-        )
-        .unwrap();
-        assert_eq!(
-            (hex(&null.key), null.payload.len(), null.unique),
-            ("03070100820102".into(), 0, false)
-        );
-        assert_eq!(
-            row_key_of_entry(&def, &def.indexes[0], &null.key, &null.payload).unwrap(),
-            key
-        );
+        let null = index_entry(&def, &def.indexes[0], &[Value::Int(258), Value::Null, Value::Null]).unwrap();
+        assert_eq!((hex(&null.key), null.payload.len(), null.unique), ("03070100820102".into(), 0, false));
+        assert_eq!(row_key_of_entry(&def, &def.indexes[0], &null.key, &null.payload).unwrap(), key);
     }
 
     #[test]
     fn a_long_key_is_refused() {
         let mut def = table();
         def.primary_key = vec![1];
-        let row = [
-            Value::Int(1),
-            Value::Text("x".repeat(KEY_BYTES_MAX)),
-            Value::Null,
-        ];
-        assert!(
-            matches!(row_key(&def, &row), Err(Rejected::Value { sqlstate, .. }) if sqlstate == "54000")
-        );
+        let row = [Value::Int(1), Value::Text("x".repeat(KEY_BYTES_MAX)), Value::Null];
+        assert!(matches!(row_key(&def, &row), Err(Rejected::Value { sqlstate, .. }) if sqlstate == "54000"));
     }
 
     proptest! {

@@ -1,8 +1,12 @@
 //! Versions: reading a shard as of a timestamp.
 //!
-//! `data/<table>/<index>/<columns>` holds the newest version inline (timestamp, then the row or a tombstone);
-//! `history/…/<descending timestamp>` holds older ones. Every read has a timestamp; sled iterators are no snapshots,
-//! versions are.
+//! A data or catalog key holds its newest version inline; `history/<key>/<descending timestamp>` holds older ones, in the
+//! same bytes: tag, timestamp, row. Every read has a timestamp; sled's iterators are no snapshots, versions are: a batch
+//! puts the old version into history in the same atomic step that replaces it, so whoever meets a version that is too new
+//! finds the one before it there.
+//!
+//! Versions below the horizon may be gone: whoever holds a snapshot for long asks [`Snapshot::is_readable`] after its last
+//! row and throws everything away if it is not.
 
 use std::sync::Arc;
 
@@ -11,6 +15,14 @@ use quorate_shared::ids::Timestamp;
 
 use crate::engine::{KeyRange, Tree};
 use crate::error::Fatal;
+use crate::keys::{self, Key};
+
+const ROW: u8 = 1;
+const TOMBSTONE: u8 = 2;
+// 3 will be an intent: a write of a transaction that is larger than an entry.
+
+/// Tag and timestamp.
+const HEAD_BYTES: usize = 9;
 
 /// A row of a data key: its version and bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +31,74 @@ pub struct Version {
     pub timestamp: Timestamp,
     /// The row (or index payload).
     pub row: Bytes,
+}
+
+/// The newest that is stored under a key, deletions included.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Newest {
+    /// When it was written or deleted.
+    pub timestamp: Timestamp,
+    /// The row; `None` if it was deleted.
+    pub row: Option<Bytes>,
+}
+
+impl Newest {
+    /// Its stored bytes.
+    pub(crate) fn encode(timestamp: Timestamp, row: Option<&[u8]>) -> Bytes {
+        let row = row.map_or((TOMBSTONE, &[][..]), |row| (ROW, row));
+        let mut out = Vec::with_capacity(HEAD_BYTES + row.1.len());
+        out.push(row.0);
+        out.extend_from_slice(&timestamp.raw().to_be_bytes());
+        out.extend_from_slice(row.1);
+        Bytes::from(out)
+    }
+
+    /// From stored bytes, which it shares.
+    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Fatal> {
+        let malformed = || Fatal::new("read a version", "its bytes are malformed");
+        let (head, _) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
+        let [tag, timestamp @ ..] = *head;
+        let timestamp = Timestamp::from_raw(u64::from_be_bytes(timestamp));
+        match tag {
+            ROW => Ok(Self { timestamp, row: Some(bytes.slice(HEAD_BYTES..)) }),
+            TOMBSTONE if bytes.len() == HEAD_BYTES => Ok(Self { timestamp, row: None }),
+            _ => Err(malformed()),
+        }
+    }
+}
+
+/// The newest version of a key.
+pub fn newest(tree: &dyn Tree, key: &[u8]) -> Result<Option<Newest>, Fatal> {
+    tree.get(key)?.map(|bytes| Newest::decode(&bytes)).transpose()
+}
+
+/// The newest versions of a range, deletions included. Sees writes that happen meanwhile, or not.
+pub fn scan_newest<'a>(
+    tree: &'a dyn Tree,
+    range: &KeyRange,
+    reverse: bool,
+) -> impl Iterator<Item = Result<(Bytes, Newest), Fatal>> + Send + 'a {
+    tree.scan(range, reverse).map(|item| {
+        let (key, bytes) = item?;
+        Ok((key, Newest::decode(&bytes)?))
+    })
+}
+
+/// Whether anything in the range was written or deleted after `seen`.
+pub fn changed_since(tree: &dyn Tree, range: &KeyRange, seen: Timestamp) -> Result<bool, Fatal> {
+    for item in scan_newest(tree, range, false) {
+        if item?.1.timestamp > seen {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Below this timestamp versions may be gone.
+pub fn horizon(tree: &dyn Tree) -> Result<Timestamp, Fatal> {
+    let Some(bytes) = tree.get(&Key::Horizon.encode())? else { return Ok(Timestamp::MIN) };
+    let raw = bytes[..].try_into().map_err(|_| Fatal::new("read the horizon", "its bytes are malformed"))?;
+    Ok(Timestamp::from_raw(u64::from_be_bytes(raw)))
 }
 
 /// A shard's state as of a timestamp. Cheap to clone; safe to use from any thread while writes go on.
@@ -32,3 +112,62 @@ pub struct Snapshot {
 
 /// What a snapshot's scan yields: data key and version.
 pub type VersionItem = Result<(Bytes, Version), Fatal>;
+
+impl Snapshot {
+    /// A tree as of a timestamp.
+    pub fn new(tree: Arc<dyn Tree>, timestamp: Timestamp) -> Self {
+        Self { tree, timestamp }
+    }
+
+    /// The version of a data or catalog key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
+        match newest(&*self.tree, key)? {
+            None => Ok(None),
+            Some(newest) => self.as_of(key, newest),
+        }
+    }
+
+    /// The rows of a range in order of keys, or from its end.
+    pub fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = VersionItem> + Send + 'a> {
+        Box::new(self.tree.scan(range, reverse).filter_map(|item| {
+            let found = item.and_then(|(key, bytes)| {
+                let version = self.as_of(&key, Newest::decode(&bytes)?)?;
+                Ok(version.map(|v| (key, v)))
+            });
+            found.transpose()
+        }))
+    }
+
+    /// Whether every version this snapshot may need was still there until now.
+    pub fn is_readable(&self) -> Result<bool, Fatal> {
+        Ok(self.timestamp >= horizon(&*self.tree)?)
+    }
+
+    fn as_of(&self, key: &[u8], newest: Newest) -> Result<Option<Version>, Fatal> {
+        let mut at = newest;
+        if at.timestamp > self.timestamp {
+            let range = keys::history_range_of(key, self.timestamp);
+            match self.tree.scan(&range, false).next() {
+                None => return Ok(None),
+                Some(item) => at = Newest::decode(&item?.1)?,
+            }
+        }
+        Ok(at.row.map(|row| Version { timestamp: at.timestamp, row }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden() {
+        let hex = |b: Bytes| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let ts = Timestamp::new(1, 2);
+        assert_eq!(hex(Newest::encode(ts, Some(b"ab"))), "0100000000000100026162");
+        assert_eq!(hex(Newest::encode(ts, None)), "020000000000010002");
+        for bad in [&b""[..], b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x03\0\0\0\0\0\0\0\0"] {
+            assert!(Newest::decode(&Bytes::from_static(bad)).is_err());
+        }
+    }
+}

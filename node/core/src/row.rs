@@ -144,11 +144,7 @@ fn width(ty: SqlType) -> Option<usize> {
         SqlType::Bool => 1,
         SqlType::SmallInt => 2,
         SqlType::Int | SqlType::Real | SqlType::Date => 4,
-        SqlType::BigInt
-        | SqlType::Double
-        | SqlType::Time
-        | SqlType::Timestamp
-        | SqlType::TimestampTz => 8,
+        SqlType::BigInt | SqlType::Double | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz => 8,
         SqlType::Decimal { precision, .. } => {
             if precision <= 18 {
                 8
@@ -166,14 +162,7 @@ fn width(ty: SqlType) -> Option<usize> {
 /// Encodes a row: one value for every physical column, coerced to its type already.
 pub fn encode(def: &TableDef, row: &[Value]) -> Result<Bytes, Rejected> {
     if row.len() != def.columns.len() {
-        return Err(invalid(
-            "XX000",
-            format!(
-                "a row of \"{}\" has {} columns",
-                def.name,
-                def.columns.len()
-            ),
-        ));
+        return Err(invalid("XX000", format!("a row of \"{}\" has {} columns", def.name, def.columns.len())));
     }
     let mut variable = 0usize;
     let mut fixed = 0usize;
@@ -195,10 +184,7 @@ pub fn encode(def: &TableDef, row: &[Value]) -> Result<Bytes, Rejected> {
     let bitmap = row.len().div_ceil(8);
     let bytes = 8 + bitmap + fixed + varying * if wide { 4 } else { 2 } + variable;
     if bytes > ROW_BYTES_MAX {
-        return Err(Rejected::TooLarge {
-            bytes: bytes as u64,
-            limit: ROW_BYTES_MAX as u64,
-        });
+        return Err(Rejected::TooLarge { bytes: bytes as u64, limit: ROW_BYTES_MAX as u64 });
     }
     let mut out = Vec::with_capacity(bytes);
     out.push(if wide { WIDE } else { NARROW });
@@ -221,8 +207,7 @@ pub fn encode(def: &TableDef, row: &[Value]) -> Result<Bytes, Rejected> {
     let mut tail: Vec<&[u8]> = Vec::with_capacity(varying);
     for (column, value) in def.columns.iter().zip(row) {
         if width(column.ty).is_none() {
-            let bytes = varying_bytes(column.ty, value)
-                .ok_or_else(|| mismatch(&column.name, column.ty, value))?;
+            let bytes = varying_bytes(column.ty, value).ok_or_else(|| mismatch(&column.name, column.ty, value))?;
             end += bytes.len();
             if wide {
                 out.extend_from_slice(&(end as u32).to_le_bytes());
@@ -240,18 +225,11 @@ pub fn encode(def: &TableDef, row: &[Value]) -> Result<Bytes, Rejected> {
 pub fn decode(def: &TableDef, bytes: &[u8]) -> Result<Vec<Value>, RowError> {
     let row = RowRef::new(bytes)?;
     row.check(def)?;
-    let mut at = Place {
-        fixed: 0,
-        varying: 0,
-    };
+    let mut at = Place { fixed: 0, varying: 0 };
     let mut out = Vec::with_capacity(def.columns.len());
     let data = row.data_start(def)?;
     for (i, column) in def.columns.iter().enumerate() {
-        out.push(if i < row.columns {
-            row.value(i, column.ty, at, data)?.to_value()
-        } else {
-            column.added.clone()
-        });
+        out.push(if i < row.columns { row.value(i, column.ty, at, data)?.to_value() } else { column.added.clone() });
         at.pass(column.ty);
     }
     Ok(out)
@@ -266,14 +244,9 @@ pub fn decode_column(def: &TableDef, bytes: &[u8], column: ColumnPos) -> Result<
     if position >= row.columns {
         return Ok(target.added.clone());
     }
-    let mut at = Place {
-        fixed: 0,
-        varying: 0,
-    };
+    let mut at = Place { fixed: 0, varying: 0 };
     def.columns[..position].iter().for_each(|c| at.pass(c.ty));
-    Ok(row
-        .value(position, target.ty, at, row.data_start(def)?)?
-        .to_value())
+    Ok(row.value(position, target.ty, at, row.data_start(def)?)?.to_value())
 }
 
 /// The schema version a row was written under.
@@ -300,10 +273,7 @@ struct Wanted {
 impl Projection {
     /// These columns, in this order.
     pub fn new(def: &TableDef, columns: &[ColumnPos]) -> Result<Self, RowError> {
-        let mut at = Place {
-            fixed: 0,
-            varying: 0,
-        };
+        let mut at = Place { fixed: 0, varying: 0 };
         let mut sections = vec![at];
         for column in &def.columns {
             at.pass(column.ty);
@@ -314,35 +284,20 @@ impl Projection {
             .map(|&c| {
                 let column = def.columns.get(usize::from(c)).ok_or(RowError::Malformed)?;
                 let position = usize::from(c);
-                Ok(Wanted {
-                    position,
-                    ty: column.ty,
-                    at: sections[position],
-                    added: column.added.clone(),
-                })
+                Ok(Wanted { position, ty: column.ty, at: sections[position], added: column.added.clone() })
             })
             .collect::<Result<_, RowError>>()?;
         Ok(Self { wanted, sections })
     }
 
     /// Hands each wanted column of a row to `each`, in order, with its place in the projection.
-    pub fn read<'a>(
-        &'a self,
-        bytes: &'a [u8],
-        mut each: impl FnMut(usize, ValueRef<'a>),
-    ) -> Result<(), RowError> {
+    pub fn read<'a>(&'a self, bytes: &'a [u8], mut each: impl FnMut(usize, ValueRef<'a>)) -> Result<(), RowError> {
         let row = RowRef::new(bytes)?;
-        let section = self
-            .sections
-            .get(row.columns)
-            .ok_or(RowError::Newer(row.version))?;
+        let section = self.sections.get(row.columns).ok_or(RowError::Newer(row.version))?;
         let data = row.fixed + section.fixed + section.varying * row.offset_bytes;
         for (i, w) in self.wanted.iter().enumerate() {
             if w.position < row.columns {
-                let data = Data {
-                    offsets: row.fixed + section.fixed,
-                    start: data,
-                };
+                let data = Data { offsets: row.fixed + section.fixed, start: data };
                 each(i, row.value(w.position, w.ty, w.at, data)?);
             } else {
                 each(i, ValueRef::from(&w.added));
@@ -407,70 +362,34 @@ impl<'a> RowRef<'a> {
         if fixed > bytes.len() {
             return Err(RowError::Malformed);
         }
-        Ok(Self {
-            bytes,
-            version,
-            columns,
-            nulls,
-            fixed,
-            offset_bytes,
-        })
+        Ok(Self { bytes, version, columns, nulls, fixed, offset_bytes })
     }
 
     fn check(&self, def: &TableDef) -> Result<(), RowError> {
-        if self.columns > def.columns.len() {
-            Err(RowError::Newer(self.version))
-        } else {
-            Ok(())
-        }
+        if self.columns > def.columns.len() { Err(RowError::Newer(self.version)) } else { Ok(()) }
     }
 
     fn data_start(&self, def: &TableDef) -> Result<Data, RowError> {
-        let mut all = Place {
-            fixed: 0,
-            varying: 0,
-        };
-        def.columns
-            .iter()
-            .take(self.columns)
-            .for_each(|c| all.pass(c.ty));
+        let mut all = Place { fixed: 0, varying: 0 };
+        def.columns.iter().take(self.columns).for_each(|c| all.pass(c.ty));
         let offsets = self.fixed + all.fixed;
-        Ok(Data {
-            offsets,
-            start: offsets + all.varying * self.offset_bytes,
-        })
+        Ok(Data { offsets, start: offsets + all.varying * self.offset_bytes })
     }
 
-    fn value(
-        &self,
-        position: usize,
-        ty: SqlType,
-        at: Place,
-        data: Data,
-    ) -> Result<ValueRef<'a>, RowError> {
+    fn value(&self, position: usize, ty: SqlType, at: Place, data: Data) -> Result<ValueRef<'a>, RowError> {
         if self.bytes[self.nulls + position / 8] >> (position % 8) & 1 == 1 {
             return Ok(ValueRef::Null);
         }
         match width(ty) {
             Some(w) => {
                 let start = self.fixed + at.fixed;
-                let raw = self
-                    .bytes
-                    .get(start..start + w)
-                    .ok_or(RowError::Malformed)?;
+                let raw = self.bytes.get(start..start + w).ok_or(RowError::Malformed)?;
                 fixed_value(ty, raw).ok_or(RowError::Malformed)
             }
             None => {
-                let begin = if at.varying == 0 {
-                    0
-                } else {
-                    self.end_of(at.varying - 1, data)?
-                };
+                let begin = if at.varying == 0 { 0 } else { self.end_of(at.varying - 1, data)? };
                 let end = self.end_of(at.varying, data)?;
-                let raw = self
-                    .bytes
-                    .get(data.start + begin..data.start + end)
-                    .ok_or(RowError::Malformed)?;
+                let raw = self.bytes.get(data.start + begin..data.start + end).ok_or(RowError::Malformed)?;
                 let text = || std::str::from_utf8(raw).map_err(|_| RowError::Malformed);
                 Ok(match ty {
                     SqlType::Bytes => ValueRef::Bytes(raw),
@@ -483,27 +402,14 @@ impl<'a> RowRef<'a> {
 
     fn end_of(&self, varying: usize, data: Data) -> Result<usize, RowError> {
         let at = data.offsets + varying * self.offset_bytes;
-        let raw = self
-            .bytes
-            .get(at..at + self.offset_bytes)
-            .ok_or(RowError::Malformed)?;
+        let raw = self.bytes.get(at..at + self.offset_bytes).ok_or(RowError::Malformed)?;
         Ok(raw.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b)))
     }
 }
 
 /// `Err(None)`: the value is not of this type.
-fn put_fixed(
-    out: &mut Vec<u8>,
-    ty: SqlType,
-    width: usize,
-    value: &Value,
-) -> Result<(), Option<Rejected>> {
-    let range = || {
-        Some(invalid(
-            "22003",
-            format!("value out of range for type {ty}"),
-        ))
-    };
+fn put_fixed(out: &mut Vec<u8>, ty: SqlType, width: usize, value: &Value) -> Result<(), Option<Rejected>> {
+    let range = || Some(invalid("22003", format!("value out of range for type {ty}")));
     match (ty, value) {
         (_, Value::Null) => out.resize(out.len() + width, 0),
         (SqlType::Bool, Value::Bool(b)) => out.push(u8::from(*b)),
@@ -518,11 +424,7 @@ fn put_fixed(
         (SqlType::Double, Value::Float(x)) => out.extend_from_slice(&x.to_le_bytes()),
         (SqlType::Decimal { precision, scale }, Value::Decimal(d)) => {
             let unscaled = rescale(*d, scale).map_err(Some)?;
-            if unscaled.unsigned_abs()
-                >= 10u128
-                    .checked_pow(u32::from(precision))
-                    .unwrap_or(u128::MAX)
-            {
+            if unscaled.unsigned_abs() >= 10u128.checked_pow(u32::from(precision)).unwrap_or(u128::MAX) {
                 return Err(range());
             }
             out.extend_from_slice(&unscaled.to_le_bytes()[..width]);
@@ -553,22 +455,15 @@ fn fixed_value(ty: SqlType, raw: &[u8]) -> Option<ValueRef<'static>> {
         SqlType::Real => ValueRef::Float(f64::from(f32::from_le_bytes(raw.try_into().ok()?))),
         SqlType::Double => ValueRef::Float(f64::from_le_bytes(raw.try_into().ok()?)),
         SqlType::Decimal { scale, .. } => {
-            let unscaled = if raw.len() == 8 {
-                i128::from(le64(0)?)
-            } else {
-                i128::from_le_bytes(raw.try_into().ok()?)
-            };
+            let unscaled =
+                if raw.len() == 8 { i128::from(le64(0)?) } else { i128::from_le_bytes(raw.try_into().ok()?) };
             ValueRef::Decimal(Decimal { unscaled, scale })
         }
         SqlType::Date => ValueRef::Date(le32(0)?),
         SqlType::Time => ValueRef::Time(le64(0)?),
         SqlType::Timestamp => ValueRef::Timestamp(le64(0)?),
         SqlType::TimestampTz => ValueRef::TimestampTz(le64(0)?),
-        SqlType::Interval => ValueRef::Interval(Interval {
-            months: le32(0)?,
-            days: le32(4)?,
-            micros: le64(8)?,
-        }),
+        SqlType::Interval => ValueRef::Interval(Interval { months: le32(0)?, days: le32(4)?, micros: le64(8)? }),
         SqlType::Uuid => ValueRef::Uuid(raw.try_into().ok()?),
         _ => ValueRef::Null,
     })
@@ -577,8 +472,9 @@ fn fixed_value(ty: SqlType, raw: &[u8]) -> Option<ValueRef<'static>> {
 fn varying_bytes(ty: SqlType, value: &Value) -> Option<&[u8]> {
     match (ty, value) {
         (_, Value::Null) => Some(&[]),
-        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), Value::Text(s))
-        | (SqlType::Json, Value::Json(s)) => Some(s.as_bytes()),
+        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), Value::Text(s)) | (SqlType::Json, Value::Json(s)) => {
+            Some(s.as_bytes())
+        }
         (SqlType::Bytes, Value::Bytes(b)) => Some(b),
         _ => None,
     }
@@ -606,20 +502,11 @@ fn take_varint(input: &mut &[u8]) -> Result<u32, RowError> {
 }
 
 fn invalid(sqlstate: &str, message: String) -> Rejected {
-    Rejected::Value {
-        sqlstate: sqlstate.into(),
-        message,
-    }
+    Rejected::Value { sqlstate: sqlstate.into(), message }
 }
 
 fn mismatch(column: &str, ty: SqlType, value: &Value) -> Rejected {
-    invalid(
-        "42804",
-        format!(
-            "column \"{column}\" is of type {ty}, not {}",
-            kind_name(value)
-        ),
-    )
+    invalid("42804", format!("column \"{column}\" is of type {ty}, not {}", kind_name(value)))
 }
 
 #[cfg(test)]
@@ -639,26 +526,8 @@ mod tests {
             (SqlType::BigInt, Value::Int(i64::MIN)),
             (SqlType::Real, Value::Float(0.5)),
             (SqlType::Double, Value::Float(-0.0)),
-            (
-                SqlType::Decimal {
-                    precision: 18,
-                    scale: 2,
-                },
-                Value::Decimal(Decimal {
-                    unscaled: -150,
-                    scale: 2,
-                }),
-            ),
-            (
-                SqlType::Decimal {
-                    precision: 38,
-                    scale: 0,
-                },
-                Value::Decimal(Decimal {
-                    unscaled: 1 << 100,
-                    scale: 0,
-                }),
-            ),
+            (SqlType::Decimal { precision: 18, scale: 2 }, Value::Decimal(Decimal { unscaled: -150, scale: 2 })),
+            (SqlType::Decimal { precision: 38, scale: 0 }, Value::Decimal(Decimal { unscaled: 1 << 100, scale: 0 })),
             (SqlType::Text, Value::Text("héllo".into())),
             (SqlType::Varchar(3), Value::Text(String::new())),
             (SqlType::Char(3), Value::Null),
@@ -667,14 +536,7 @@ mod tests {
             (SqlType::Time, Value::Time(1)),
             (SqlType::Timestamp, Value::Timestamp(2)),
             (SqlType::TimestampTz, Value::TimestampTz(3)),
-            (
-                SqlType::Interval,
-                Value::Interval(Interval {
-                    months: 1,
-                    days: -2,
-                    micros: 3,
-                }),
-            ),
+            (SqlType::Interval, Value::Interval(Interval { months: 1, days: -2, micros: 3 })),
             (SqlType::Uuid, Value::Uuid([9; 16])),
             (SqlType::Json, Value::Json("[1]".into())),
         ];
@@ -686,23 +548,9 @@ mod tests {
     fn golden() {
         let def = table();
         let row = [Value::Int(258), Value::Text("ab".into()), Value::Null];
-        let hex: String = encode(&def, &row)
-            .unwrap()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let hex: String = encode(&def, &row).unwrap().iter().map(|b| format!("{b:02x}")).collect();
         //              format, version, columns, nulls, id, n, end of name, name
-        assert_eq!(
-            hex,
-            "01".to_owned()
-                + "01"
-                + "0300"
-                + "04"
-                + "0201000000000000"
-                + "00000000"
-                + "0200"
-                + "6162"
-        );
+        assert_eq!(hex, "01".to_owned() + "01" + "0300" + "04" + "0201000000000000" + "00000000" + "0200" + "6162");
     }
 
     #[test]
@@ -722,46 +570,21 @@ mod tests {
     #[test]
     fn columns_added_later_and_dropped_ones() {
         let mut def = table();
-        let old = encode(
-            &def,
-            &[Value::Int(1), Value::Text("a".into()), Value::Int(2)],
-        )
-        .unwrap();
+        let old = encode(&def, &[Value::Int(1), Value::Text("a".into()), Value::Int(2)]).unwrap();
         let narrow = def.clone();
         def.version = SchemaVersion::new(2);
         def.columns[1].dropped = true;
         def.columns.push(column("late", SqlType::Text));
         def.columns[3].added = Value::Text("was not there".into());
-        let expected = [
-            Value::Int(1),
-            Value::Text("a".into()),
-            Value::Int(2),
-            Value::Text("was not there".into()),
-        ];
+        let expected = [Value::Int(1), Value::Text("a".into()), Value::Int(2), Value::Text("was not there".into())];
         assert_eq!(decode(&def, &old).unwrap(), expected);
         assert_eq!(decode_column(&def, &old, 3).unwrap(), expected[3]);
-        assert_eq!(
-            Projection::new(&def, &[3, 2])
-                .unwrap()
-                .values(&old)
-                .unwrap(),
-            [expected[3].clone(), Value::Int(2)]
-        );
-        let new = encode(
-            &def,
-            &[Value::Int(1), Value::Null, Value::Int(2), Value::Null],
-        )
-        .unwrap();
+        assert_eq!(Projection::new(&def, &[3, 2]).unwrap().values(&old).unwrap(), [expected[3].clone(), Value::Int(2)]);
+        let new = encode(&def, &[Value::Int(1), Value::Null, Value::Int(2), Value::Null]).unwrap();
         assert_eq!(decode(&def, &new).unwrap()[3], Value::Null);
         // Not guessed with a definition that lacks the column.
-        assert_eq!(
-            decode(&narrow, &new),
-            Err(RowError::Newer(SchemaVersion::new(2)))
-        );
-        assert_eq!(
-            Projection::new(&narrow, &[0]).unwrap().values(&new),
-            Err(RowError::Newer(SchemaVersion::new(2)))
-        );
+        assert_eq!(decode(&narrow, &new), Err(RowError::Newer(SchemaVersion::new(2))));
+        assert_eq!(Projection::new(&narrow, &[0]).unwrap().values(&new), Err(RowError::Newer(SchemaVersion::new(2))));
     }
 
     #[test]
@@ -771,26 +594,12 @@ mod tests {
             Err(Rejected::Value { sqlstate, .. }) => sqlstate,
             other => panic!("{other:?}"),
         };
-        assert_eq!(
-            refused([Value::Int(1), Value::Null, Value::Int(1 << 40)]),
-            "22003"
-        );
-        assert_eq!(
-            refused([Value::Int(1), Value::Int(1), Value::Null]),
-            "42804"
-        );
-        let big = |n| {
-            encode(
-                &def,
-                &[Value::Int(1), Value::Text("x".repeat(n)), Value::Null],
-            )
-        };
+        assert_eq!(refused([Value::Int(1), Value::Null, Value::Int(1 << 40)]), "22003");
+        assert_eq!(refused([Value::Int(1), Value::Int(1), Value::Null]), "42804");
+        let big = |n| encode(&def, &[Value::Int(1), Value::Text("x".repeat(n)), Value::Null]);
         assert!(matches!(big(ROW_BYTES_MAX), Err(Rejected::TooLarge { .. })));
         let wide = big(1 << 20).unwrap();
-        assert_eq!(
-            decode_column(&def, &wide, 1).unwrap(),
-            Value::Text("x".repeat(1 << 20))
-        );
+        assert_eq!(decode_column(&def, &wide, 1).unwrap(), Value::Text("x".repeat(1 << 20)));
     }
 
     proptest! {

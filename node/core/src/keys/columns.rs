@@ -24,27 +24,14 @@ pub fn encode(out: &mut Vec<u8>, ty: SqlType, value: &Value) -> Result<(), Rejec
     match (ty, value) {
         (_, Value::Null) => out.push(NULL),
         (SqlType::Bool, Value::Bool(b)) => out.push(PRESENT + u8::from(*b)),
-        (SqlType::SmallInt | SqlType::Int | SqlType::BigInt, Value::Int(n)) => {
-            integer(out, i128::from(*n))
-        }
+        (SqlType::SmallInt | SqlType::Int | SqlType::BigInt, Value::Int(n)) => integer(out, i128::from(*n)),
         (SqlType::Real | SqlType::Double, Value::Float(x)) => float(out, *x),
         (SqlType::Real | SqlType::Double, Value::Int(n)) => float(out, *n as f64),
         (SqlType::Decimal { scale, .. }, Value::Decimal(d)) => integer(out, rescale(*d, scale)?),
         (SqlType::Decimal { scale, .. }, Value::Int(n)) => {
-            integer(
-                out,
-                rescale(
-                    Decimal {
-                        unscaled: i128::from(*n),
-                        scale: 0,
-                    },
-                    scale,
-                )?,
-            );
+            integer(out, rescale(Decimal { unscaled: i128::from(*n), scale: 0 }, scale)?);
         }
-        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), Value::Text(s)) => {
-            bytes(out, s.as_bytes())
-        }
+        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), Value::Text(s)) => bytes(out, s.as_bytes()),
         (SqlType::Json, Value::Json(s)) => bytes(out, s.as_bytes()),
         (SqlType::Bytes, Value::Bytes(b)) => bytes(out, b),
         (SqlType::Date, Value::Date(d)) => integer(out, i128::from(*d)),
@@ -73,14 +60,9 @@ pub fn decode(input: &mut &[u8], ty: SqlType) -> Result<Value, KeyError> {
             2 => Value::Bool(true),
             _ => return Err(KeyError::Malformed),
         },
-        SqlType::SmallInt | SqlType::Int | SqlType::BigInt => {
-            Value::Int(narrow(take_integer(input)?)?)
-        }
+        SqlType::SmallInt | SqlType::Int | SqlType::BigInt => Value::Int(narrow(take_integer(input)?)?),
         SqlType::Real | SqlType::Double => Value::Float(take_float(input)?),
-        SqlType::Decimal { scale, .. } => Value::Decimal(Decimal {
-            unscaled: take_integer(input)?,
-            scale,
-        }),
+        SqlType::Decimal { scale, .. } => Value::Decimal(Decimal { unscaled: take_integer(input)?, scale }),
         SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_) => Value::Text(take_text(input)?),
         SqlType::Json => Value::Json(take_text(input)?),
         SqlType::Bytes => Value::Bytes(take_bytes(input)?),
@@ -135,11 +117,7 @@ fn bytes_of(n: u128) -> usize {
 
 fn take_integer(input: &mut &[u8]) -> Result<i128, KeyError> {
     let lead = take(input, 1)?[0];
-    let (len, fill) = if lead >= ZERO {
-        (lead - ZERO, 0x00)
-    } else {
-        (ZERO - 1 - lead, 0xff)
-    };
+    let (len, fill) = if lead >= ZERO { (lead - ZERO, 0x00) } else { (ZERO - 1 - lead, 0xff) };
     if len > 16 {
         return Err(KeyError::Malformed);
     }
@@ -154,11 +132,7 @@ fn float(out: &mut Vec<u8>, x: f64) {
     } else {
         // Adding 0.0 turns -0.0 into 0.0 and nothing else.
         let bits = (x + 0.0).to_bits();
-        if bits >> 63 == 0 {
-            bits | 1 << 63
-        } else {
-            !bits
-        }
+        if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
     };
     out.push(PRESENT);
     out.extend_from_slice(&bits.to_be_bytes());
@@ -172,11 +146,7 @@ fn take_float(input: &mut &[u8]) -> Result<f64, KeyError> {
     if bits == u64::MAX {
         return Ok(f64::NAN);
     }
-    Ok(f64::from_bits(if bits >> 63 == 1 {
-        bits & !(1 << 63)
-    } else {
-        !bits
-    }))
+    Ok(f64::from_bits(if bits >> 63 == 1 { bits & !(1 << 63) } else { !bits }))
 }
 
 /// Zero bytes are escaped as `00 ff`; `00 00` ends the column.
@@ -195,10 +165,7 @@ fn take_bytes(input: &mut &[u8]) -> Result<Vec<u8>, KeyError> {
     take(input, 1)?;
     let mut value = Vec::new();
     loop {
-        let zero = input
-            .iter()
-            .position(|&b| b == 0)
-            .ok_or(KeyError::Malformed)?;
+        let zero = input.iter().position(|&b| b == 0).ok_or(KeyError::Malformed)?;
         value.extend_from_slice(take(input, zero)?);
         match take(input, 2)?[1] {
             0x00 => return Ok(value),
@@ -229,19 +196,11 @@ pub(crate) fn rescale(d: Decimal, scale: u8) -> Result<i128, Rejected> {
         message: format!("a decimal does not fit scale {scale} exactly"),
     };
     if d.scale <= scale {
-        let factor = 10i128
-            .checked_pow(u32::from(scale - d.scale))
-            .ok_or_else(out_of_range)?;
+        let factor = 10i128.checked_pow(u32::from(scale - d.scale)).ok_or_else(out_of_range)?;
         d.unscaled.checked_mul(factor).ok_or_else(out_of_range)
     } else {
-        let factor = 10i128
-            .checked_pow(u32::from(d.scale - scale))
-            .ok_or_else(out_of_range)?;
-        if d.unscaled % factor == 0 {
-            Ok(d.unscaled / factor)
-        } else {
-            Err(out_of_range())
-        }
+        let factor = 10i128.checked_pow(u32::from(d.scale - scale)).ok_or_else(out_of_range)?;
+        if d.unscaled % factor == 0 { Ok(d.unscaled / factor) } else { Err(out_of_range()) }
     }
 }
 
@@ -255,20 +214,13 @@ fn interval_of(total: i128) -> Result<Interval, KeyError> {
     let months = (total / month).clamp(i128::from(i32::MIN), i128::from(i32::MAX));
     let rest = total - months * month;
     let days = (rest / DAY_MICROS).clamp(i128::from(i32::MIN), i128::from(i32::MAX));
-    Ok(Interval {
-        months: narrow(months)?,
-        days: narrow(days)?,
-        micros: narrow(rest - days * DAY_MICROS)?,
-    })
+    Ok(Interval { months: narrow(months)?, days: narrow(days)?, micros: narrow(rest - days * DAY_MICROS)? })
 }
 
 fn mismatch(ty: SqlType, value: &Value) -> Rejected {
     Rejected::Value {
         sqlstate: "42804".into(),
-        message: format!(
-            "a {} value is not of type {ty}",
-            crate::row::kind_name(value)
-        ),
+        message: format!("a {} value is not of type {ty}", crate::row::kind_name(value)),
     }
 }
 
@@ -307,22 +259,8 @@ mod tests {
             (SqlType::Double, Value::Float(1.5), "01bff8000000000000"),
             (SqlType::Double, Value::Float(-1.5), "014007ffffffffffff"),
             (SqlType::Double, Value::Float(-0.0), "018000000000000000"),
-            (
-                SqlType::Double,
-                Value::Float(f64::NAN),
-                "01ffffffffffffffff",
-            ),
-            (
-                SqlType::Decimal {
-                    precision: 9,
-                    scale: 2,
-                },
-                Value::Decimal(Decimal {
-                    unscaled: 15,
-                    scale: 1,
-                }),
-                "8196",
-            ),
+            (SqlType::Double, Value::Float(f64::NAN), "01ffffffffffffffff"),
+            (SqlType::Decimal { precision: 9, scale: 2 }, Value::Decimal(Decimal { unscaled: 15, scale: 1 }), "8196"),
             (SqlType::Text, Value::Text("a\0b".into()), "016100ff620000"),
             (SqlType::Text, Value::Text(String::new()), "010000"),
             (SqlType::Bytes, Value::Bytes(vec![0xff]), "01ff0000"),
@@ -330,20 +268,8 @@ mod tests {
             (SqlType::Time, Value::Time(1), "8101"),
             (SqlType::Timestamp, Value::Timestamp(1), "8101"),
             (SqlType::TimestampTz, Value::TimestampTz(1), "8101"),
-            (
-                SqlType::Interval,
-                Value::Interval(Interval {
-                    months: 0,
-                    days: 0,
-                    micros: 7,
-                }),
-                "8107",
-            ),
-            (
-                SqlType::Uuid,
-                Value::Uuid([7; 16]),
-                "0107070707070707070707070707070707",
-            ),
+            (SqlType::Interval, Value::Interval(Interval { months: 0, days: 0, micros: 7 }), "8107"),
+            (SqlType::Uuid, Value::Uuid([7; 16]), "0107070707070707070707070707070707"),
             (SqlType::Json, Value::Json("{}".into()), "017b7d0000"),
         ];
         for (ty, v, bytes) in cases {
@@ -353,44 +279,18 @@ mod tests {
 
     #[test]
     fn equal_values_have_equal_keys() {
-        let month = Value::Interval(Interval {
-            months: 1,
-            days: 0,
-            micros: 0,
-        });
-        let days = Value::Interval(Interval {
-            months: 0,
-            days: 30,
-            micros: 0,
-        });
-        assert_eq!(
-            enc(SqlType::Interval, &month),
-            enc(SqlType::Interval, &days)
-        );
-        assert_eq!(
-            decode(&mut &enc(SqlType::Interval, &days)[..], SqlType::Interval).unwrap(),
-            month
-        );
-        assert_eq!(
-            enc(SqlType::Int, &Value::Int(7)),
-            enc(SqlType::BigInt, &Value::Int(7))
-        );
-        assert_eq!(
-            enc(SqlType::Double, &Value::Float(7.0)),
-            enc(SqlType::Double, &Value::Int(7))
-        );
+        let month = Value::Interval(Interval { months: 1, days: 0, micros: 0 });
+        let days = Value::Interval(Interval { months: 0, days: 30, micros: 0 });
+        assert_eq!(enc(SqlType::Interval, &month), enc(SqlType::Interval, &days));
+        assert_eq!(decode(&mut &enc(SqlType::Interval, &days)[..], SqlType::Interval).unwrap(), month);
+        assert_eq!(enc(SqlType::Int, &Value::Int(7)), enc(SqlType::BigInt, &Value::Int(7)));
+        assert_eq!(enc(SqlType::Double, &Value::Float(7.0)), enc(SqlType::Double, &Value::Int(7)));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let ty = SqlType::Decimal {
-            precision: 9,
-            scale: 1,
-        };
-        let d = Value::Decimal(Decimal {
-            unscaled: 15,
-            scale: 2,
-        });
+        let ty = SqlType::Decimal { precision: 9, scale: 1 };
+        let d = Value::Decimal(Decimal { unscaled: 15, scale: 2 });
         assert!(
             matches!(encode(&mut Vec::new(), ty, &d), Err(Rejected::Value { sqlstate, .. }) if sqlstate == "22003")
         );
@@ -419,35 +319,21 @@ mod tests {
             (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
             (Value::Date(a), Value::Date(b)) => a.cmp(b),
             (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
-            (Value::Interval(a), Value::Interval(b)) => {
-                interval_micros(*a).cmp(&interval_micros(*b))
-            }
+            (Value::Interval(a), Value::Interval(b)) => interval_micros(*a).cmp(&interval_micros(*b)),
             (Value::Uuid(a), Value::Uuid(b)) => a.cmp(b),
             _ => panic!("two types"),
         }
     }
 
     fn typed() -> impl Strategy<Value = (SqlType, BoxedStrategy<Value>)> {
-        let ints = prop_oneof![any::<i64>(), -300..300i64]
-            .prop_map(Value::Int)
-            .boxed();
-        let texts = prop_oneof!["[a-c\0]{0,4}", any::<String>()]
-            .prop_map(Value::Text)
-            .boxed();
+        let ints = prop_oneof![any::<i64>(), -300..300i64].prop_map(Value::Int).boxed();
+        let texts = prop_oneof!["[a-c\0]{0,4}", any::<String>()].prop_map(Value::Text).boxed();
         let list: Vec<(SqlType, BoxedStrategy<Value>)> = vec![
             (SqlType::Bool, any::<bool>().prop_map(Value::Bool).boxed()),
             (SqlType::BigInt, ints),
+            (SqlType::Double, prop_oneof![any::<f64>(), Just(-0.0), Just(0.0)].prop_map(Value::Float).boxed()),
             (
-                SqlType::Double,
-                prop_oneof![any::<f64>(), Just(-0.0), Just(0.0)]
-                    .prop_map(Value::Float)
-                    .boxed(),
-            ),
-            (
-                SqlType::Decimal {
-                    precision: 38,
-                    scale: 4,
-                },
+                SqlType::Decimal { precision: 38, scale: 4 },
                 prop_oneof![any::<i128>(), -300..300i128]
                     .prop_map(|unscaled| Value::Decimal(Decimal { unscaled, scale: 4 }))
                     .boxed(),
@@ -460,29 +346,16 @@ mod tests {
                     .boxed(),
             ),
             (SqlType::Date, any::<i32>().prop_map(Value::Date).boxed()),
-            (
-                SqlType::Timestamp,
-                any::<i64>().prop_map(Value::Timestamp).boxed(),
-            ),
+            (SqlType::Timestamp, any::<i64>().prop_map(Value::Timestamp).boxed()),
             (
                 SqlType::Interval,
                 (any::<i32>(), any::<i32>(), any::<i64>())
-                    .prop_map(|(months, days, micros)| {
-                        Value::Interval(Interval {
-                            months,
-                            days,
-                            micros,
-                        })
-                    })
+                    .prop_map(|(months, days, micros)| Value::Interval(Interval { months, days, micros }))
                     .boxed(),
             ),
-            (
-                SqlType::Uuid,
-                any::<[u8; 16]>().prop_map(Value::Uuid).boxed(),
-            ),
+            (SqlType::Uuid, any::<[u8; 16]>().prop_map(Value::Uuid).boxed()),
         ];
-        prop::sample::select(list)
-            .prop_map(|(ty, s)| (ty, prop_oneof![1 => Just(Value::Null), 6 => s].boxed()))
+        prop::sample::select(list).prop_map(|(ty, s)| (ty, prop_oneof![1 => Just(Value::Null), 6 => s].boxed()))
     }
 
     proptest! {
