@@ -1,3 +1,4 @@
 //! The Quorate shell.
 
+pub mod demo;
 pub mod tui;

@@ -5,6 +5,7 @@
 
 pub mod actions;
 pub mod model;
+pub mod run;
 pub mod update;
 pub mod view;
 
