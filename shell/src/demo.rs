@@ -76,7 +76,11 @@ async fn prepare(cluster: &mut Cluster) -> anyhow::Result<()> {
     eprintln!("loading the sample database");
     let mut client = Client::connect(cluster.client(None)).await.context("connect to the cluster")?;
     let database = shop::DATABASE;
-    let begin = [format!("DROP DATABASE IF EXISTS {database}"), format!("CREATE DATABASE {database}"), format!("USE {database}")];
+    let begin = [
+        format!("DROP DATABASE IF EXISTS {database}"),
+        format!("CREATE DATABASE {database}"),
+        format!("USE {database}"),
+    ];
     for sql in begin.into_iter().chain(shop::statements()) {
         let shown: String = sql.chars().take(60).collect();
         client.run(sql, Vec::new()).await.with_context(|| format!("load the sample database ({shown} …)"))?;
@@ -94,7 +98,14 @@ fn print_connection(cluster: &Cluster, as_json: bool, connect: &str) {
     println!("The cluster is ready. Connect with:\n\n    {connect}\n    quorate top -h {}\n", cluster.voters()[0]);
     for node in cluster.describe() {
         let field = |name: &str| node[name].as_str().unwrap_or_default().to_owned();
-        println!("{:4} {:8} {:22} http {:22} pid {}", field("id"), field("kind"), field("addr"), field("http"), node["pid"]);
+        println!(
+            "{:4} {:8} {:22} http {:22} pid {}",
+            field("id"),
+            field("kind"),
+            field("addr"),
+            field("http"),
+            node["pid"]
+        );
     }
     println!("\nCtrl-C stops every node.");
 }

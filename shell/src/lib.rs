@@ -1,4 +1,5 @@
 //! The Quorate shell.
 
+pub mod bench;
 pub mod demo;
 pub mod tui;

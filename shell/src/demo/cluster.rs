@@ -106,7 +106,8 @@ impl Cluster {
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--http", &format!("127.0.0.1:{http}")]);
         let voters = &self.kept.ports[..VOTERS];
         if at < VOTERS {
-            let peers: Vec<_> = voters.iter().enumerate().map(|(n, p)| format!("{}=127.0.0.1:{}", n + 1, p.0)).collect();
+            let peers: Vec<_> =
+                voters.iter().enumerate().map(|(n, p)| format!("{}=127.0.0.1:{}", n + 1, p.0)).collect();
             command.args(["--peers", &peers.join(",")]);
         } else {
             let masters: Vec<_> = voters.iter().map(|p| format!("127.0.0.1:{}", p.0)).collect();

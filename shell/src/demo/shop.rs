@@ -29,18 +29,17 @@ const SCHEMA: &[&str] = &[
      viewed TIMESTAMP NOT NULL)",
 ];
 
-const CATEGORIES: [&str; 12] = [
-    "Tea", "Coffee", "Spices", "Bread", "Cheese", "Olives", "Honey", "Chocolate", "Pasta", "Rice", "Oil", "Wine",
-];
+const CATEGORIES: [&str; 12] =
+    ["Tea", "Coffee", "Spices", "Bread", "Cheese", "Olives", "Honey", "Chocolate", "Pasta", "Rice", "Oil", "Wine"];
 const KINDS: [&str; 10] =
     ["Mountain", "Harbour", "Garden", "Winter", "Sunday", "Smoked", "Wild", "Old Town", "Market", "Orchard"];
 const FIRST: [&str; 16] = [
-    "Ada", "Bjørn", "Chiara", "Dilan", "Emre", "Fatou", "Goran", "Hana", "Ines", "Jakub", "Kaya", "Léa", "Mateo", "Noor",
-    "Olga", "Pavel",
+    "Ada", "Bjørn", "Chiara", "Dilan", "Emre", "Fatou", "Goran", "Hana", "Ines", "Jakub", "Kaya", "Léa", "Mateo",
+    "Noor", "Olga", "Pavel",
 ];
 const LAST: [&str; 16] = [
-    "Almeida", "Berg", "Cohen", "Diaz", "Eriksen", "Fischer", "Gallo", "Haddad", "Ivanov", "Jansen", "Kowalski", "Laine",
-    "Moreau", "Novak", "Okafor", "Petrov",
+    "Almeida", "Berg", "Cohen", "Diaz", "Eriksen", "Fischer", "Gallo", "Haddad", "Ivanov", "Jansen", "Kowalski",
+    "Laine", "Moreau", "Novak", "Okafor", "Petrov",
 ];
 const CITIES: [&str; 10] =
     ["Aarhus", "Bilbao", "Cork", "Dresden", "Évora", "Firenze", "Gdańsk", "Helsinki", "İzmir", "Kraków"];
@@ -80,7 +79,8 @@ fn inserts(table: &str, rows: &[String]) -> impl Iterator<Item = String> {
 pub fn statements() -> Vec<String> {
     let mut n = Numbers::new(7411);
     let mut out: Vec<String> = SCHEMA.iter().map(|s| (*s).to_owned()).collect();
-    let categories: Vec<_> = CATEGORIES.iter().enumerate().map(|(at, name)| format!("({}, '{name}')", at + 1)).collect();
+    let categories: Vec<_> =
+        CATEGORIES.iter().enumerate().map(|(at, name)| format!("({}, '{name}')", at + 1)).collect();
     out.extend(inserts("category", &categories));
     let mut prices = Vec::new();
     let products: Vec<_> = (1..=PRODUCTS)
@@ -104,7 +104,8 @@ pub fn statements() -> Vec<String> {
     out.extend(inserts("customer", &customers));
     let (mut orders, mut lines) = (Vec::new(), Vec::new());
     for id in 1..=ORDERS {
-        let when = format!("2026-{:02}-{:02} {:02}:{:02}:00", n.below(10) + 1, n.below(28) + 1, n.below(24), n.below(60));
+        let when =
+            format!("2026-{:02}-{:02} {:02}:{:02}:00", n.below(10) + 1, n.below(28) + 1, n.below(24), n.below(60));
         orders.push(format!("({id}, {}, '{when}', '{}')", n.below(CUSTOMERS) + 1, pick(&STATUS, n.next())));
         for line in 1..=n.below(3) + 1 {
             let product = n.below(PRODUCTS);
@@ -115,9 +116,7 @@ pub fn statements() -> Vec<String> {
     out.extend(inserts("orders", &orders));
     out.extend(inserts("order_line", &lines));
     let views: Vec<_> = (0..PAGE_VIEWS)
-        .map(|slot| {
-            format!("({slot}, {}, {}, '2026-11-01 00:00:00')", n.below(CUSTOMERS) + 1, n.below(PRODUCTS) + 1)
-        })
+        .map(|slot| format!("({slot}, {}, {}, '2026-11-01 00:00:00')", n.below(CUSTOMERS) + 1, n.below(PRODUCTS) + 1))
         .collect();
     out.extend(inserts("page_view", &views));
     out.push("CREATE INDEX orders_placed ON orders (placed)".to_owned());
@@ -145,7 +144,8 @@ mod tests {
     #[test]
     fn it_is_a_shop_of_some_ten_thousand_rows_and_always_the_same() {
         let statements = statements();
-        let rows: usize = statements.iter().filter(|s| s.starts_with("INSERT")).map(|s| s.matches("), (").count() + 1).sum();
+        let rows: usize =
+            statements.iter().filter(|s| s.starts_with("INSERT")).map(|s| s.matches("), (").count() + 1).sum();
         assert!((9_000..12_000).contains(&rows), "{rows} rows");
         assert_eq!(statements, super::statements());
     }

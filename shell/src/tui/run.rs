@@ -179,10 +179,10 @@ async fn take_pictures(config: ClientConfig, tx: mpsc::Sender<Msg>, mut on: watc
         let msg = match taken {
             Ok(Ok(picture)) => {
                 for node in &picture.nodes {
-                    if let Ok(address) = Address::parse(&node.addr, quorate_shared::limits::PORT_DEFAULT) {
-                        if !known.contains(&address) {
-                            known.push(address);
-                        }
+                    if let Ok(address) = Address::parse(&node.addr, quorate_shared::limits::PORT_DEFAULT)
+                        && !known.contains(&address)
+                    {
+                        known.push(address);
                     }
                 }
                 Msg::Picture(Ok(Box::new(picture)))
@@ -207,10 +207,10 @@ async fn picture(
     known: &[Address],
     client: &mut Option<Client>,
 ) -> Result<quorate_shared::status::ClusterStatus, ClientError> {
-    if let Some(connected) = client {
-        if let Ok(picture) = connected.status().await {
-            return Ok(picture);
-        }
+    if let Some(connected) = client
+        && let Ok(picture) = connected.status().await
+    {
+        return Ok(picture);
     }
     *client = None;
     let config = ClientConfig {
@@ -235,7 +235,8 @@ async fn run_statements(
     let mut session: Option<Client> = None;
     while let Some(sql) = statements.recv().await {
         let started = Instant::now();
-        let mut answer = Answer { sql: sql.clone(), columns: Vec::new(), rows: Vec::new(), end: Ok(Default::default()), took_ms: 0 };
+        let mut answer =
+            Answer { sql: sql.clone(), columns: Vec::new(), rows: Vec::new(), end: Ok(Default::default()), took_ms: 0 };
         if let Err(error) = run_one(&config, &mut session, &tx, &cancel, sql, &mut answer).await {
             answer.end = Err(wire(error));
         }

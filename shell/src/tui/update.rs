@@ -322,10 +322,10 @@ fn take_answer(model: &mut Model, answer: Answer) {
     model.sql.cancelling = false;
     model.sql.row = 0;
     model.sql.column = 0;
-    if let Ok(done) = &answer.end {
-        if let Some((_, database)) = done.settings.iter().find(|(name, _)| name == "database") {
-            model.database.clone_from(database);
-        }
+    if let Ok(done) = &answer.end
+        && let Some((_, database)) = done.settings.iter().find(|(name, _)| name == "database")
+    {
+        model.database.clone_from(database);
     }
     model.sql.answer = Some(answer);
 }

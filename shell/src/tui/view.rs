@@ -105,12 +105,12 @@ fn draw_header(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
             spans.push(Span::raw(format!("  sessions {}", picture.sessions)));
         }
     }
-    if area.width >= 70 {
-        if let Some(rate) = model.cluster.rate.back().copied().flatten() {
-            spans.push(Span::raw(format!("  {rate} entries/s ")));
-            let room = usize::from(area.width).saturating_sub(75).min(20);
-            spans.push(Span::styled(text::sparkline(&model.cluster.rate, room, 1), theme.accent()));
-        }
+    if area.width >= 70
+        && let Some(rate) = model.cluster.rate.back().copied().flatten()
+    {
+        spans.push(Span::raw(format!("  {rate} entries/s ")));
+        let room = usize::from(area.width).saturating_sub(75).min(20);
+        spans.push(Span::styled(text::sparkline(&model.cluster.rate, room, 1), theme.accent()));
     }
     let width = u16::try_from(text::width(&age)).unwrap_or(area.width).min(area.width);
     let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(width)]).areas(area);
