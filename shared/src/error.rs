@@ -73,15 +73,7 @@ pub struct WireError {
 impl WireError {
     /// An error with a code and a message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            sqlstate: None,
-            message: message.into(),
-            detail: None,
-            hint: None,
-            position: None,
-            redirect: None,
-        }
+        Self { code, sqlstate: None, message: message.into(), detail: None, hint: None, position: None, redirect: None }
     }
     /// The statement is at fault, with a SQLSTATE.
     pub fn sql(sqlstate: &str, message: impl Into<String>) -> Self {
@@ -91,10 +83,7 @@ impl WireError {
             "25006" => Code::ReadOnly,
             _ => Code::Invalid,
         };
-        Self {
-            sqlstate: Some(sqlstate.into()),
-            ..Self::new(code, message)
-        }
+        Self { sqlstate: Some(sqlstate.into()), ..Self::new(code, message) }
     }
     /// A feature that is refused by name (SQLSTATE 0A000).
     pub fn unsupported(what: impl fmt::Display) -> Self {

@@ -150,9 +150,7 @@ id128!(/// A data directory's random nonce: who a node was when it was founded.
     Nonce);
 
 /// A generation of a cluster's history: two epochs of one number and different ids never mix.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Debug,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Debug)]
 pub struct Epoch {
     /// Grows by one with each promotion; the first is 1.
     pub number: u64,
@@ -161,9 +159,7 @@ pub struct Epoch {
 }
 
 /// Identifies one write of one client for ever: sending it twice executes it once.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Debug,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Debug)]
 pub struct WriteId {
     /// The client.
     pub client: ClientId,

@@ -35,10 +35,7 @@ pub struct Preface {
 
 impl Preface {
     /// This build's preface.
-    pub const OURS: Preface = Preface {
-        lowest: VERSION.0,
-        highest: VERSION.1,
-    };
+    pub const OURS: Preface = Preface { lowest: VERSION.0, highest: VERSION.1 };
 
     /// Its fixed bytes.
     pub fn encode(self) -> [u8; PREFACE_BYTES] {

@@ -18,10 +18,7 @@ const fn power_of_ten(exponent: u8) -> Option<i128> {
 impl Decimal {
     /// An integer as a decimal.
     pub fn from_int(value: i64) -> Decimal {
-        Decimal {
-            unscaled: i128::from(value),
-            scale: 0,
-        }
+        Decimal { unscaled: i128::from(value), scale: 0 }
     }
 
     /// Reads `[+-]digits[.digits][e[+-]digits]`, keeping every digit given; `None` if it is no number or too long.
@@ -74,8 +71,7 @@ impl Decimal {
             Ordering::Greater => {
                 let factor = power_of_ten(scale - self.scale)?;
                 let unscaled = self.unscaled.checked_mul(factor)?;
-                (unscaled.unsigned_abs() < power_of_ten(DIGITS_MAX)?.unsigned_abs())
-                    .then_some(unscaled)?
+                (unscaled.unsigned_abs() < power_of_ten(DIGITS_MAX)?.unsigned_abs()).then_some(unscaled)?
             }
             Ordering::Less => {
                 let factor = power_of_ten(self.scale - scale)?;
@@ -89,16 +85,12 @@ impl Decimal {
 
     /// The number as DECIMAL(precision, scale), rounded to the scale; `None` if it has too many digits before the point.
     pub fn fit(self, precision: u8, scale: u8) -> Option<Decimal> {
-        self.rescale(scale)
-            .filter(|d| d.digits() <= u32::from(precision))
+        self.rescale(scale).filter(|d| d.digits() <= u32::from(precision))
     }
 
     /// Digits of the unscaled number; 0 has none.
     pub fn digits(self) -> u32 {
-        self.unscaled
-            .unsigned_abs()
-            .checked_ilog10()
-            .map_or(0, |log| log + 1)
+        self.unscaled.unsigned_abs().checked_ilog10().map_or(0, |log| log + 1)
     }
 
     /// Compares by value: `1.0` equals `1.00`. (`==` compares the representation.)
@@ -136,9 +128,7 @@ impl Decimal {
 
     /// A finite double as the decimal its shortest digits spell; `None` if that needs over 38 digits.
     pub fn from_f64(value: f64) -> Option<Decimal> {
-        value
-            .is_finite()
-            .then(|| Decimal::parse(&format!("{value:e}")))?
+        value.is_finite().then(|| Decimal::parse(&format!("{value:e}")))?
     }
 }
 

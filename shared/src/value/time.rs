@@ -30,23 +30,14 @@ pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     // Both are within 1..=31 by construction.
-    (
-        year,
-        u32::try_from(month).unwrap_or(1),
-        u32::try_from(day).unwrap_or(1),
-    )
+    (year, u32::try_from(month).unwrap_or(1), u32::try_from(day).unwrap_or(1))
 }
 
 fn days_in_month(year: i64, month: u32) -> u32 {
@@ -64,34 +55,17 @@ pub(super) fn write_date(f: &mut fmt::Formatter<'_>, days: i64) -> fmt::Result {
 }
 
 /// Writes the date and returns the suffix that says its era, which stands behind the time of a timestamp.
-fn write_date_before_era(
-    f: &mut fmt::Formatter<'_>,
-    days: i64,
-) -> Result<&'static str, fmt::Error> {
+fn write_date_before_era(f: &mut fmt::Formatter<'_>, days: i64) -> Result<&'static str, fmt::Error> {
     let (year, month, day) = civil_from_days(days);
-    let (shown, era) = if year > 0 {
-        (year, "")
-    } else {
-        (1 - year, " BC")
-    };
+    let (shown, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
     write!(f, "{shown:04}-{month:02}-{day:02}")?;
     Ok(era)
 }
 
 pub(super) fn write_time(f: &mut fmt::Formatter<'_>, micros: i64) -> fmt::Result {
-    let (sign, micros) = if micros < 0 {
-        ("-", micros.unsigned_abs())
-    } else {
-        ("", micros.unsigned_abs())
-    };
+    let (sign, micros) = if micros < 0 { ("-", micros.unsigned_abs()) } else { ("", micros.unsigned_abs()) };
     let seconds = micros / SECOND_MICROS.unsigned_abs();
-    write!(
-        f,
-        "{sign}{:02}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )?;
+    write!(f, "{sign}{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)?;
     write_fraction(f, micros % SECOND_MICROS.unsigned_abs())
 }
 
@@ -125,10 +99,7 @@ fn take_date(text: &str) -> Option<((i64, u32, u32), &str)> {
     let separator = rest.chars().next().filter(|c| matches!(c, '-' | '/'))?;
     let (month, rest) = take_digits(&rest[1..], 1, 2)?;
     let (day, rest) = take_digits(rest.strip_prefix(separator)?, 1, 2)?;
-    Some((
-        (year, u32::try_from(month).ok()?, u32::try_from(day).ok()?),
-        rest,
-    ))
+    Some(((year, u32::try_from(month).ok()?, u32::try_from(day).ok()?), rest))
 }
 
 fn take_era(text: &str) -> (&str, bool) {
@@ -142,10 +113,8 @@ fn take_era(text: &str) -> (&str, bool) {
 
 fn valid_days((year, month, day): (i64, u32, u32), before_christ: bool) -> Option<i64> {
     let year = if before_christ { 1 - year } else { year };
-    let in_range =
-        (1..=12).contains(&month) && year.abs() <= YEAR_MAX && (year > 0 || before_christ);
-    (in_range && day >= 1 && day <= days_in_month(year, month))
-        .then(|| days_from_civil(year, month, day))
+    let in_range = (1..=12).contains(&month) && year.abs() <= YEAR_MAX && (year > 0 || before_christ);
+    (in_range && day >= 1 && day <= days_in_month(year, month)).then(|| days_from_civil(year, month, day))
 }
 
 pub(super) fn parse_date(text: &str) -> Option<i32> {
@@ -187,10 +156,7 @@ fn take_fraction(text: &str) -> Option<(i64, &str)> {
     }
     let mut micros = 0;
     for at in 0..6 {
-        micros = micros * 10
-            + text.as_bytes()[..count]
-                .get(at)
-                .map_or(0, |d| i64::from(d - b'0'));
+        micros = micros * 10 + text.as_bytes()[..count].get(at).map_or(0, |d| i64::from(d - b'0'));
     }
     if text.as_bytes()[..count].get(6).is_some_and(|d| *d >= b'5') {
         micros += 1;
@@ -205,10 +171,7 @@ pub(super) fn parse_time(text: &str) -> Option<i64> {
 
 /// A zone: `Z`, `UTC`, `+05`, `+0530`, `+05:30`; in microseconds east.
 fn parse_zone(text: &str) -> Option<i64> {
-    if ["z", "utc", "gmt"]
-        .iter()
-        .any(|z| text.eq_ignore_ascii_case(z))
-    {
+    if ["z", "utc", "gmt"].iter().any(|z| text.eq_ignore_ascii_case(z)) {
         return Some(0);
     }
     let sign = match text.as_bytes().first()? {
@@ -219,10 +182,7 @@ fn parse_zone(text: &str) -> Option<i64> {
     let digits: String = text[1..].chars().filter(|c| *c != ':').collect();
     let (hours, minutes) = match digits.len() {
         1 | 2 => (digits.parse::<i64>().ok()?, 0),
-        4 => (
-            digits.get(..2)?.parse().ok()?,
-            digits.get(2..)?.parse().ok()?,
-        ),
+        4 => (digits.get(..2)?.parse().ok()?, digits.get(2..)?.parse().ok()?),
         _ => return None,
     };
     (hours <= 15 && minutes <= 59).then_some(sign * (hours * HOUR_MICROS + minutes * MINUTE_MICROS))
@@ -252,11 +212,7 @@ impl Interval {
             return parse_iso(iso);
         }
         let text = text.strip_prefix('@').unwrap_or(text).trim();
-        let (text, ago) = match text
-            .len()
-            .checked_sub(3)
-            .and_then(|cut| text.split_at_checked(cut))
-        {
+        let (text, ago) = match text.len().checked_sub(3).and_then(|cut| text.split_at_checked(cut)) {
             Some((before, word)) if word.eq_ignore_ascii_case("ago") => (before.trim_end(), true),
             _ => (text, false),
         };
@@ -296,15 +252,9 @@ impl Sum {
         }
         let (millionths, rest) = take_amount(unsigned)?;
         let rest = rest.trim_start();
-        let unit_end = rest
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(rest.len());
+        let unit_end = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
         // A bare number is seconds, as in PostgreSQL.
-        let unit = if unit_end == 0 {
-            "s"
-        } else {
-            &rest[..unit_end]
-        };
+        let unit = if unit_end == 0 { "s" } else { &rest[..unit_end] };
         self.add(sign * millionths, unit)?;
         Some(&rest[unit_end..])
     }
@@ -357,8 +307,7 @@ fn clock_micros(text: &str) -> Option<i128> {
 
 /// A number with an optional fraction, in millionths.
 fn take_amount(text: &str) -> Option<(i128, &str)> {
-    let (whole, rest) =
-        take_digits(text, 0, 18).or_else(|| text.starts_with('.').then_some((0, text)))?;
+    let (whole, rest) = take_digits(text, 0, 18).or_else(|| text.starts_with('.').then_some((0, text)))?;
     let (fraction, rest, any) = match rest.strip_prefix('.') {
         Some(digits) => take_fraction(digits).map(|(f, r)| (f, r, true))?,
         None => (0, rest, rest.len() < text.len()),
@@ -399,21 +348,13 @@ impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         let mut before_negative = false;
-        for (value, unit) in [
-            (self.months / 12, "year"),
-            (self.months % 12, "mon"),
-            (self.days, "day"),
-        ] {
+        for (value, unit) in [(self.months / 12, "year"), (self.months % 12, "mon"), (self.days, "day")] {
             if value == 0 {
                 continue;
             }
             let space = if first { "" } else { " " };
             // After a negative field a positive one says so, as PostgreSQL writes it.
-            let plus = if before_negative && value > 0 {
-                "+"
-            } else {
-                ""
-            };
+            let plus = if before_negative && value > 0 { "+" } else { "" };
             let plural = if value == 1 { "" } else { "s" };
             write!(f, "{space}{plus}{value} {unit}{plural}")?;
             before_negative = value < 0;
@@ -423,11 +364,7 @@ impl fmt::Display for Interval {
             return Ok(());
         }
         let space = if first { "" } else { " " };
-        let plus = if before_negative && self.micros > 0 {
-            "+"
-        } else {
-            ""
-        };
+        let plus = if before_negative && self.micros > 0 { "+" } else { "" };
         write!(f, "{space}{plus}")?;
         write_time(f, self.micros)
     }
