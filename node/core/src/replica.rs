@@ -3,6 +3,9 @@
 //! One trait, one conformance suite of golden scripts. A protocol is never written by hand here: [`raft`] wraps raft-rs.
 //! The replicator keeps back every send that depends on an unfinished write; what it cannot do is refused by name through
 //! [`Capabilities`].
+//!
+//! Invariants: entries are handed out as committed only when they are durable in the local log; every message in
+//! [`Output::sends`] is legal to put on the wire at once; a peer's bytes never panic.
 
 pub mod raft;
 
@@ -10,13 +13,38 @@ use bytes::Bytes;
 use quorate_shared::ids::{Index, ReplicaId, Term};
 
 use crate::error::Fatal;
-use crate::log::{LogEntry, LogRecord, LogReader};
+use crate::log::{LogEntry, LogRecord};
 
 /// Milliseconds on the driver's monotonic clock.
 pub type Now = u64;
 
-/// Names a durable write; grows by one. Completion of one implies completion of all smaller ones.
+/// Names a durable write; grows. Completion of one implies completion of all smaller ones.
 pub type PersistId = u64;
+
+/// How long things may take, in milliseconds of the driver's clock.
+///
+/// Relations: `tick <= heartbeat < election_min < election_max`; checked when a replicator is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// How often the protocol looks at the clock.
+    pub tick: u64,
+    /// How often a leader says that it is there.
+    pub heartbeat: u64,
+    /// A follower that has heard nothing for at least this long stands for election; a leader that has heard no quorum
+    /// for this long steps down.
+    pub election_min: u64,
+    /// The latest moment a follower stands for election (drawn anew each time between the two).
+    pub election_max: u64,
+    /// A report older than this is no longer news: lag is then a lower bound.
+    pub report_fresh: u64,
+}
+
+impl Default for Timing {
+    /// A leader that died is replaced after about half a second; a stall of 0.8 s of the leader's disk hands over.
+    fn default() -> Self {
+        Timing { tick: 25, heartbeat: 50, election_min: 400, election_max: 800, report_fresh: 250 }
+    }
+}
 
 /// Who leads, as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,6 +68,21 @@ pub struct Capabilities {
     pub learners: bool,
 }
 
+/// What the leader knows of a voter, itself included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The voter.
+    pub replica: ReplicaId,
+    /// Highest index sent to it.
+    pub sent: Index,
+    /// Highest index known to be durable in its log.
+    pub durable: Index,
+    /// Highest index it said it has applied.
+    pub applied: Index,
+    /// Milliseconds since it was last heard in this term; `None`: not yet.
+    pub heard: Option<u64>,
+}
+
 /// What a step wants done. `sends` are already legal to put on the wire.
 #[derive(Default, Debug)]
 pub struct Output {
@@ -53,36 +96,49 @@ pub struct Output {
     pub reads: Vec<(u64, Index)>,
 }
 
-/// One replica's part in a protocol.
+impl Output {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.persist.is_none() && self.sends.is_empty() && self.committed.is_empty() && self.reads.is_empty()
+    }
+}
+
+/// One replica's part in a protocol. Any number of inputs may be given before [`Replicator::output`] is asked.
 pub trait Replicator: Send {
     /// A message of a peer; one that makes no sense is dropped and counted, never a panic.
-    fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8], log: &dyn LogReader) -> Result<(), Fatal>;
+    fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal>;
     /// Time has passed.
-    fn tick(&mut self, now: Now, log: &dyn LogReader) -> Result<(), Fatal>;
-    /// Appends entries; only legal on the leader, at exactly the indexes after [`Replicator::last_index`].
-    fn append(&mut self, now: Now, entries: Vec<Bytes>, log: &dyn LogReader) -> Result<(), Fatal>;
+    fn tick(&mut self, now: Now) -> Result<(), Fatal>;
+    /// Appends entries at exactly the indexes after [`Replicator::last_index`]. `false`: nothing was appended, because
+    /// this replica does not lead or is handing leadership over.
+    fn append(&mut self, now: Now, entries: Vec<Bytes>) -> Result<bool, Fatal>;
     /// Asks a quorum for the commit index; the answer comes in [`Output::reads`], or never: the caller has a deadline.
-    fn read_index(&mut self, now: Now, context: u64, log: &dyn LogReader) -> Result<(), Fatal>;
-    /// A write is durable.
-    fn persisted(&mut self, id: PersistId, log: &dyn LogReader) -> Result<(), Fatal>;
+    /// `false`: it cannot be asked now (not the leader, or nothing of its term is committed yet).
+    fn read_index(&mut self, now: Now, context: u64) -> Result<bool, Fatal>;
+    /// A write is durable, and all before it.
+    fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal>;
     /// Entries are applied to the engine.
     fn applied(&mut self, index: Index) -> Result<(), Fatal>;
-    /// Hands leadership to another voter.
-    fn transfer(&mut self, to: ReplicaId, log: &dyn LogReader) -> Result<(), Fatal>;
-    /// Gives leadership up without a successor (a hung disk).
-    fn step_down(&mut self, log: &dyn LogReader) -> Result<(), Fatal>;
-    /// What is to be done now. Called after every one of the above, until it is empty.
-    fn output(&mut self, log: &dyn LogReader) -> Result<Output, Fatal>;
+    /// Hands leadership to another voter; `None`: the one whose log is furthest.
+    fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal>;
+    /// Leadership is being handed over: nothing can be appended.
+    fn transferring(&self) -> bool;
+    /// What is to be done now.
+    fn output(&mut self, now: Now) -> Result<Output, Fatal>;
     /// When `tick` wants to be called next.
     fn next_wake(&self) -> Now;
     /// Who leads.
     fn leadership(&self) -> Leadership;
+    /// A quorum has answered this leader within the last election timeout.
+    fn confirmed(&self, now: Now) -> bool;
     /// Highest index in the log, durable or not.
     fn last_index(&self) -> Index;
+    /// Highest index durable in the local log.
+    fn durable_index(&self) -> Index;
     /// Highest committed index known.
     fn commit_index(&self) -> Index;
-    /// Per voter: highest index known to be in its log (the leader's view), and milliseconds since it was last heard.
-    fn progress(&self, now: Now) -> Vec<(ReplicaId, Index, Option<u64>)>;
+    /// The leader's view of every voter, by replica id; empty elsewhere.
+    fn progress(&self, now: Now) -> Vec<Progress>;
     /// What it can do.
     fn capabilities(&self) -> Capabilities;
     /// Messages dropped because they made no sense.

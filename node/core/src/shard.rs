@@ -3,16 +3,38 @@
 //! The driver's whole contract: *execute persists in order, report each when it is durable, do everything else whenever
 //! you like.* Sends that depend on an unfinished write are kept back here; nothing is applied before it is durable in
 //! the local log.
+//!
+//! Use: [`Shard::step`] for each input that is there, then [`Shard::flush`] once: proposals that come together share an
+//! entry, messages a write, reads a round. [`Shard::next_wake`] says when to flush although nothing has come.
+//!
+//! Invariants: a proposal is answered once. It is answered `Ok` only after it was applied here; a refusal, or an answer
+//! that appends nothing, only after what it was evaluated on is applied and leadership was confirmed afterwards. What was
+//! appended and is not known to be lost is answered `Unknown`, never `Retry`.
+//!
+//! Left out: epochs and membership changes (the voters are those of the founding record).
+
+mod reads;
+mod writes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Index, NodeId, ReplicaId, Term};
+use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId, ShardId, Term};
+use quorate_shared::limits::PROPOSALS_IN_FLIGHT_MAX;
+use quorate_shared::status::ShardStatus;
 
-use crate::error::Rejected;
-use crate::lag::ReaderReport;
-use crate::log::{LogEntry, LogRecord};
+use self::reads::{Reads, Waiter};
+use self::writes::{ReplicaWaits, Staged, Writes};
+use crate::engine::Tree;
+use crate::error::{Fatal, Rejected};
+use crate::lag::{Lag, ReaderReport, Subject};
+use crate::log::{LogEntry, LogReader, LogRecord};
 use crate::machine::Applied;
 use crate::proposal::{Proposal, WriteResult};
-use crate::replica::PersistId;
+use crate::replica::raft::{self, RaftReplicator};
+use crate::replica::{Leadership, Now, PersistId, Replicator, Timing};
+use crate::sequencer::{Decision, Sequencer};
 
 /// Names a waiting caller; chosen by the driver, never reused while waiting.
 pub type Ticket = u64;
@@ -107,4 +129,395 @@ pub enum Effect {
         /// This replica is it *and* has applied its whole log: it evaluates proposals.
         ready: bool,
     },
+}
+
+/// What a shard's replica has to know to begin.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The shard.
+    pub shard: ShardId,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// The node it lives on.
+    pub node: NodeId,
+    /// All voters and their nodes, this one among them.
+    pub voters: Vec<(ReplicaId, NodeId)>,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// For everything that is random in here.
+    pub seed: u64,
+    /// How long things may take.
+    pub timing: Timing,
+}
+
+/// How a shard is now, for the driver's own use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    /// The term.
+    pub term: Term,
+    /// The leader and its node, if known.
+    pub leader: Option<(ReplicaId, NodeId)>,
+    /// This replica leads.
+    pub is_leader: bool,
+    /// It leads and evaluates proposals.
+    pub ready: bool,
+    /// Highest committed index known.
+    pub commit: Index,
+    /// Highest index in the log.
+    pub last: Index,
+    /// Highest index durable in the log.
+    pub durable: Index,
+    /// Highest index applied.
+    pub applied: Index,
+    /// Proposals that wait for an answer.
+    pub in_flight: usize,
+    /// Messages of peers that made no sense.
+    pub dropped: u64,
+}
+
+/// A proposal that has not been evaluated yet.
+struct Arrival {
+    ticket: Ticket,
+    proposal: Box<Proposal>,
+    deadline: u64,
+}
+
+/// One replica of a shard that votes. See the module.
+pub struct Shard {
+    config: Config,
+    nodes: BTreeMap<ReplicaId, NodeId>,
+    replicator: Box<dyn Replicator>,
+    log: Arc<dyn LogReader>,
+    tree: Arc<dyn Tree>,
+    applied: Applied,
+    leadership: Leadership,
+    sequencer: Option<Sequencer>,
+    arrivals: VecDeque<Arrival>,
+    writes: Writes,
+    waits: ReplicaWaits,
+    reads: Reads,
+    lag: Lag,
+    disk_low: bool,
+    checked: Now,
+}
+
+impl Shard {
+    /// Opens a replica: its log (synced since it was opened), its tree and what the machine says is applied in it.
+    pub fn new(
+        config: Config,
+        log: Arc<dyn LogReader>,
+        tree: Arc<dyn Tree>,
+        applied: Applied,
+        now: Now,
+    ) -> Result<Self, Fatal> {
+        let nodes: BTreeMap<ReplicaId, NodeId> = config.voters.iter().copied().collect();
+        let protocol = raft::Config {
+            shard: config.shard,
+            replica: config.replica,
+            voters: nodes.keys().copied().collect(),
+            applied: applied.index,
+            seed: config.seed,
+            timing: config.timing,
+        };
+        let replicator = Box::new(RaftReplicator::new(&protocol, Arc::clone(&log), now)?);
+        let lag = Lag::new(config.timing, now);
+        Ok(Self {
+            config,
+            nodes,
+            leadership: replicator.leadership(),
+            replicator,
+            log,
+            tree,
+            applied,
+            sequencer: None,
+            arrivals: VecDeque::new(),
+            writes: Writes::default(),
+            waits: ReplicaWaits::default(),
+            reads: Reads::default(),
+            lag,
+            disk_low: false,
+            checked: now,
+        })
+    }
+
+    /// Takes an input. What it leads to may only come with the next [`Shard::flush`].
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        match input {
+            Input::Receive { from, message } => self.replicator.receive(now, from, &message),
+            Input::Persisted(id) => self.replicator.persisted(now, id),
+            Input::Applied(applied) => self.note_applied(now, applied, effects),
+            Input::Propose { ticket, proposal, deadline } => {
+                let arrival = Arrival { ticket, proposal, deadline };
+                if let Err(rejected) = self.admit(now, arrival) {
+                    effects.push(Effect::Reply { ticket, result: Err(rejected) });
+                }
+                Ok(())
+            }
+            Input::Read { ticket, deadline } => {
+                if self.replicator.leadership().is_leader {
+                    self.reads.push(Waiter::Read { ticket, deadline });
+                } else {
+                    effects.push(Effect::ReadReady { ticket, result: Err(self.not_leader()) });
+                }
+                Ok(())
+            }
+            Input::Report(report) => {
+                self.lag.report(now, report);
+                self.waits.reported(&self.lag, effects);
+                Ok(())
+            }
+            Input::Wake => self.replicator.tick(now),
+            Input::Transfer { to } => self.replicator.transfer(now, to),
+            Input::DiskLow(low) => {
+                self.disk_low = low;
+                Ok(())
+            }
+        }
+    }
+
+    /// Does everything that the inputs since the last flush have made possible. `wall` is the clock in milliseconds since
+    /// 1970, for timestamps only.
+    pub fn flush(&mut self, now: Now, wall: u64, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        self.replicator.tick(now)?;
+        // Each round may make another possible (one voter alone confirms its reads at once); two are the rule.
+        loop {
+            self.note_leadership(now, effects)?;
+            self.evaluate(now, wall, effects)?;
+            self.start_reads(now)?;
+            if !self.take_output(now, effects)? {
+                break;
+            }
+        }
+        self.note_leadership(now, effects)?;
+        if now.saturating_sub(self.checked) >= self.config.timing.tick {
+            self.checked = now;
+            self.expire(now, effects);
+        }
+        Ok(())
+    }
+
+    /// When to flush although nothing has come.
+    pub fn next_wake(&self) -> Now {
+        self.replicator.next_wake()
+    }
+
+    /// How it is now.
+    pub fn view(&self) -> View {
+        let leadership = self.replicator.leadership();
+        View {
+            term: leadership.term,
+            leader: leadership.leader.and_then(|r| self.nodes.get(&r).map(|n| (r, *n))),
+            is_leader: leadership.is_leader,
+            ready: self.sequencer.is_some(),
+            commit: self.replicator.commit_index(),
+            last: self.replicator.last_index(),
+            durable: self.replicator.durable_index(),
+            applied: self.applied.index,
+            in_flight: self.in_flight(),
+            dropped: self.replicator.dropped(),
+        }
+    }
+
+    /// The shard as this node sees it; only the leader knows its members' lag.
+    pub fn status(&self, now: Now, wall: u64) -> ShardStatus {
+        let subject = Subject {
+            shard: self.config.shard,
+            node: self.config.node,
+            voters: &self.nodes,
+            replicator: &*self.replicator,
+            log: &*self.log,
+            applied: &self.applied,
+        };
+        self.lag.status(&subject, now, wall)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.arrivals.len() + self.writes.len() + self.waits.len() + self.reads.answers()
+    }
+
+    fn not_leader(&self) -> Rejected {
+        let leader = self.replicator.leadership().leader.filter(|r| *r != self.config.replica);
+        Rejected::NotLeader(leader.and_then(|r| self.nodes.get(&r).copied()))
+    }
+
+    fn admit(&mut self, now: Now, arrival: Arrival) -> Result<(), Rejected> {
+        if !self.replicator.leadership().is_leader {
+            return Err(self.not_leader());
+        }
+        if self.disk_low && !arrival.proposal.ops.is_empty() {
+            return Err(Rejected::DiskLow);
+        }
+        if self.in_flight() >= PROPOSALS_IN_FLIGHT_MAX {
+            return Err(Rejected::Busy);
+        }
+        if arrival.deadline <= now {
+            return Err(Rejected::Retry("its deadline has passed".into()));
+        }
+        self.arrivals.push_back(arrival);
+        Ok(())
+    }
+
+    /// Follows the protocol's leadership, and takes up or gives up the sequencer.
+    fn note_leadership(&mut self, now: Now, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        let new = self.replicator.leadership();
+        let old = std::mem::replace(&mut self.leadership, new);
+        if new != old {
+            if old.is_leader && (!new.is_leader || new.term != old.term) {
+                self.lose_leadership(now, effects);
+            }
+            if new.is_leader && (!old.is_leader || new.term != old.term) {
+                self.lag.lead(now, self.replicator.commit_index());
+            }
+            self.announce(effects);
+        }
+        let whole_log = self.applied.index == self.replicator.last_index() && self.applied.term == new.term;
+        if new.is_leader && self.sequencer.is_none() && whole_log {
+            // The log now ends here for good: what was once appended behind it can never be committed any more.
+            self.writes.forget_orphans(effects);
+            self.sequencer = Some(Sequencer::new(self.config.shard, Arc::clone(&self.tree), &self.applied)?);
+            self.announce(effects);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, effects: &mut Vec<Effect>) {
+        let Leadership { term, leader, .. } = self.leadership;
+        let node = leader.and_then(|r| self.nodes.get(&r).copied());
+        effects.push(Effect::Leader { term, leader, node, ready: self.sequencer.is_some() });
+    }
+
+    fn lose_leadership(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.sequencer = None;
+        let rejected = self.not_leader();
+        for arrival in self.arrivals.drain(..) {
+            effects.push(Effect::Reply { ticket: arrival.ticket, result: Err(rejected.clone()) });
+        }
+        self.reads.lose(&rejected, effects);
+        self.writes.orphan(now + self.config.timing.election_max);
+    }
+
+    /// Evaluates what has arrived and appends what comes of it.
+    fn evaluate(&mut self, now: Now, wall: u64, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        if self.arrivals.is_empty() || self.replicator.transferring() {
+            return Ok(());
+        }
+        let Some(sequencer) = &mut self.sequencer else { return Ok(()) };
+        let term = self.leadership.term;
+        let mut open: BTreeMap<Index, Vec<(usize, Staged)>> = BTreeMap::new();
+        for Arrival { ticket, proposal, deadline } in self.arrivals.drain(..) {
+            if deadline <= now {
+                effects.push(Effect::Reply { ticket, result: Err(Rejected::Retry("its deadline has passed".into())) });
+                continue;
+            }
+            let staged = Staged::new(ticket, &proposal, deadline);
+            match sequencer.propose(wall, *proposal)? {
+                Decision::Staged { index, position } => open.entry(index).or_default().push((position, staged)),
+                Decision::Duplicate { result, index } if index <= self.applied.index => {
+                    effects.push(Effect::Reply { ticket, result: Ok(finished(result, &self.config)) });
+                }
+                Decision::Duplicate { result, index } => {
+                    self.writes.push(index, term, staged.with(finished(result, &self.config)));
+                }
+                Decision::Answer { result, depends_on } => {
+                    let result = result.map(|r| finished(r, &self.config));
+                    self.reads.push(Waiter::Answer { ticket, deadline, result, depends_on });
+                }
+            }
+        }
+        let mut entries = Vec::new();
+        while let Some(sealed) = sequencer.seal()? {
+            let expected = self.replicator.last_index().get() + 1 + entries.len() as u64;
+            if sealed.index.get() != expected {
+                let cause = format!("the sequencer sealed entry {} where {expected} comes next", sealed.index);
+                return Err(Fatal::new(format!("append to {}", self.config.shard), cause));
+            }
+            entries.push(sealed.bytes);
+            let mut results: Vec<Option<WriteResult>> = sealed.results.into_iter().map(Some).collect();
+            for (position, staged) in open.remove(&sealed.index).unwrap_or_default() {
+                let result = results.get_mut(position).and_then(Option::take).unwrap_or_default();
+                self.writes.push(sealed.index, term, staged.with(finished(result, &self.config)));
+            }
+        }
+        if !entries.is_empty() && !self.replicator.append(now, entries)? {
+            // Excluded by the checks above; if it happens, the in-flight state is wrong and must go.
+            return Err(Fatal::new(format!("append to {}", self.config.shard), "the leader refused its own entries"));
+        }
+        Ok(())
+    }
+
+    fn start_reads(&mut self, now: Now) -> Result<(), Fatal> {
+        if let Some(context) = self.reads.wants_round()
+            && self.replicator.read_index(now, context)?
+        {
+            self.reads.begin_round();
+        }
+        Ok(())
+    }
+
+    /// Turns what the replicator wants into effects. `false`: nothing that could lead to more.
+    fn take_output(&mut self, now: Now, effects: &mut Vec<Effect>) -> Result<bool, Fatal> {
+        let output = self.replicator.output(now)?;
+        self.lag.committed(now, self.replicator.commit_index(), &output.committed);
+        if let Some((id, records)) = output.persist {
+            effects.push(Effect::Persist { id, records });
+        }
+        for (to, message) in output.sends {
+            effects.push(Effect::Send { to, message });
+        }
+        if !output.committed.is_empty() {
+            self.writes.committed(&output.committed, effects);
+            effects.push(Effect::Apply { entries: output.committed });
+        }
+        let more = !output.reads.is_empty();
+        for (context, index) in output.reads {
+            self.reads.confirmed(context, index, self.applied.index, effects);
+        }
+        Ok(more && self.reads.wants_round().is_some())
+    }
+
+    fn note_applied(&mut self, now: Now, applied: Applied, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        if applied.index <= self.applied.index {
+            return Ok(());
+        }
+        let index = applied.index;
+        self.replicator.applied(index)?;
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.applied(index);
+        }
+        for done in self.writes.applied(index) {
+            if applied.void.contains(&done.index) {
+                let result = Err(Rejected::Retry("another entry came before it".into()));
+                effects.push(Effect::Reply { ticket: done.staged.ticket, result });
+            } else {
+                self.waits.begin(now, done, &self.lag, effects);
+            }
+        }
+        self.applied = applied;
+        self.reads.applied(index, effects);
+        Ok(())
+    }
+
+    /// Answers what has waited too long.
+    fn expire(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        self.arrivals.retain(|arrival| {
+            let keep = arrival.deadline > now;
+            if !keep {
+                let result = Err(Rejected::Retry("the leader was not ready in time".into()));
+                effects.push(Effect::Reply { ticket: arrival.ticket, result });
+            }
+            keep
+        });
+        self.reads.expire(now, effects);
+        self.writes.expire(now, effects);
+        self.waits.expire(now, &self.lag, effects);
+        if self.leadership.is_leader {
+            self.lag.observe(now, &self.replicator.progress(now));
+        }
+    }
+}
+
+/// Fills in what the sequencer does not know.
+fn finished(mut result: WriteResult, config: &Config) -> WriteResult {
+    result.epoch = config.epoch.number;
+    result
 }

@@ -1,1 +1,594 @@
-//! (being written)
+//! The `raft` replicator: raft-rs 0.7 with pre-vote, check-quorum, ReadIndex, transfer and asynchronous persistence.
+//!
+//! What is added to the library here:
+//! - **Holding.** A follower's messages wait for every write before them; while a new term or vote is not durable, a
+//!   leader's do too. A heartbeat's answer waits for terms and votes only: it promises nothing about entries, and reads
+//!   must not pay for a follower's sync.
+//! - **Durability.** raft-rs takes an entry of the same index and term for the same write; after a truncation no older
+//!   completion is passed on until the truncation itself is durable.
+//! - **Backpressure.** No more committed entries are taken than [`APPLY_WINDOW_BYTES`] ahead of the applier.
+//! - **Disk progress.** A leader whose own write has not finished for an election timeout hands over and steps down.
+//! - **Panics.** raft-rs panics on what a peer or a bad restart can cause: messages are checked first, and what panics
+//!   all the same is [`Fatal`] for this replica only.
+//!
+//! Left out: membership changes and snapshots; a committed membership entry stops the replica by name.
+
+mod election;
+mod messages;
+mod storage;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
+use quorate_shared::limits::APPEND_BYTES_MAX;
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{Config as RaftConfig, RawNode, Ready, StateRole};
+
+use self::election::{ElectionClock, Phase};
+use self::storage::Storage;
+use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
+use crate::error::Fatal;
+use crate::log::{HardState, LogEntry, LogReader, LogRecord, Payload};
+
+/// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
+pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
+/// Append messages on their way to one follower.
+const INFLIGHT_MESSAGES_MAX: usize = 128;
+
+/// What a replica has to know to take part.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The shard.
+    pub shard: ShardId,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// All voters, this replica among them.
+    pub voters: Vec<ReplicaId>,
+    /// Highest index the engine has applied.
+    pub applied: Index,
+    /// For election timeouts; different on every replica.
+    pub seed: u64,
+    /// How long things may take.
+    pub timing: Timing,
+}
+
+/// Messages that wait for a write.
+struct Held {
+    until: PersistId,
+    messages: Vec<Message>,
+}
+
+/// A write on its way to the disk.
+struct Write {
+    id: PersistId,
+    since: Now,
+    /// The last index of its entries, as far as they have not been replaced since.
+    last: Option<u64>,
+}
+
+/// What a peer last said.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    at: Now,
+    term: u64,
+    applied: Index,
+}
+
+/// One replica of a Raft group.
+pub struct RaftReplicator {
+    node: RawNode<Storage>,
+    shard: ShardId,
+    timing: Timing,
+    clock: ElectionClock,
+    voters: Vec<ReplicaId>,
+    me: ReplicaId,
+    next_tick: Now,
+    /// Writes issued and not yet durable, in order.
+    writes: VecDeque<Write>,
+    issued: PersistId,
+    durable: PersistId,
+    /// The last write that carries a new term or vote, and the last one that carries a truncation.
+    term_write: PersistId,
+    truncation_write: PersistId,
+    held: VecDeque<Held>,
+    sends: Vec<(ReplicaId, Bytes)>,
+    reads: Vec<(u64, Index)>,
+    applied: Index,
+    /// Committed entries handed out and not yet applied: last index and bytes of each batch.
+    applying: VecDeque<(u64, usize)>,
+    applying_bytes: usize,
+    heard: BTreeMap<ReplicaId, Heard>,
+    led_since: Now,
+    led_term: u64,
+    giving_up: bool,
+    dropped: u64,
+}
+
+impl RaftReplicator {
+    /// Opens a replica on its log. The log must have been synced since it was opened: what is in it counts as durable.
+    pub fn new(config: &Config, log: Arc<dyn LogReader>, now: Now) -> Result<Self, Fatal> {
+        let timing = config.timing;
+        if timing.tick == 0
+            || timing.tick > timing.heartbeat
+            || timing.heartbeat >= timing.election_min
+            || timing.election_min + timing.tick > timing.election_max
+        {
+            return Err(Fatal::new(format!("open {}", config.shard), format!("its timing makes no sense: {timing:?}")));
+        }
+        if !config.voters.contains(&config.replica) {
+            let cause = format!("{} is not a voter of {:?}", config.replica, config.voters);
+            return Err(Fatal::new(format!("open {}", config.shard), cause));
+        }
+        let storage = Storage::open(log, config.shard, &config.voters, config.applied)?;
+        let ticks = |ms: u64| usize::try_from(ms / timing.tick).unwrap_or(1).max(1);
+        let (election_min, election_max) = (ticks(timing.election_min), ticks(timing.election_max));
+        let raft = RaftConfig {
+            id: config.replica.get(),
+            election_tick: election_min,
+            heartbeat_tick: ticks(timing.heartbeat),
+            min_election_tick: election_min,
+            max_election_tick: election_max,
+            applied: config.applied.get(),
+            max_size_per_msg: APPEND_BYTES_MAX as u64,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            max_committed_size_per_ready: APPEND_BYTES_MAX as u64,
+            check_quorum: true,
+            pre_vote: true,
+            ..RaftConfig::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let doing = || format!("open {}", config.shard);
+        let node = guard(doing, || RawNode::new(&raft, storage, &logger))?.map_err(|e| Fatal::new(doing(), e))?;
+        Ok(Self {
+            node,
+            shard: config.shard,
+            timing,
+            clock: ElectionClock::new(config.seed ^ config.replica.get().rotate_left(32), election_min, election_max),
+            voters: config.voters.clone(),
+            me: config.replica,
+            next_tick: now + timing.tick,
+            writes: VecDeque::new(),
+            issued: 0,
+            durable: 0,
+            term_write: 0,
+            truncation_write: 0,
+            held: VecDeque::new(),
+            sends: Vec::new(),
+            reads: Vec::new(),
+            applied: config.applied,
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            heard: BTreeMap::new(),
+            led_since: now,
+            led_term: 0,
+            giving_up: false,
+            dropped: 0,
+        })
+    }
+
+    /// Runs raft-rs; a panic in it, or a failed read of the log under it, is fatal.
+    fn run<T>(&mut self, doing: &str, f: impl FnOnce(&mut RawNode<Storage>) -> T) -> Result<T, Fatal> {
+        let node = &mut self.node;
+        let shard = self.shard;
+        let result = guard(|| format!("{doing} of {shard}"), || f(node));
+        match self.node.store().take_failure() {
+            Some(fatal) => Err(fatal),
+            None => result,
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// Whether a message may be given to raft-rs: it would panic on some that no correct peer sends.
+    fn sensible(&self, message: &Message) -> Result<bool, Fatal> {
+        let raft = &self.node.raft;
+        let last = raft.raft_log.last_index();
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat if message.term >= raft.term && message.commit > last => {
+                let cause =
+                    format!("its log is lost: the leader knows {} to be in it, but it ends at {last}", message.commit);
+                Err(Fatal::new(format!("follow in {}", self.shard), cause))
+            }
+            // An acknowledgement of what this leader never appended.
+            MessageType::MsgAppendResponse if message.term == raft.term && !message.reject && message.index > last => {
+                Ok(false)
+            }
+            // Two leaders in one term, or a reflected message.
+            MessageType::MsgAppend | MessageType::MsgHeartbeat
+                if message.term == raft.term && raft.state == StateRole::Leader =>
+            {
+                Ok(false)
+            }
+            _ => Ok(message.term != 0),
+        }
+    }
+
+    /// Takes one `Ready` from raft-rs. `false`: there was nothing in it.
+    fn take_ready(&mut self, now: Now, records: &mut Vec<LogRecord>, out: &mut Output) -> Result<bool, Fatal> {
+        let pause = self.applying_bytes >= APPLY_WINDOW_BYTES;
+        let old = self.node.raft.store().hard();
+        let mut ready = self.run("take work", |node| {
+            node.store().pause.set(pause);
+            let ready = node.ready();
+            node.store().pause.set(false);
+            ready
+        })?;
+        let number = ready.number();
+        let mut busy = self.take_records(now, &ready, old, records);
+        busy |= self.take_messages(&mut ready);
+        for state in ready.take_read_states() {
+            if let Ok(context) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
+                self.reads.push((u64::from_be_bytes(context), Index::new(state.index)));
+                busy = true;
+            }
+        }
+        let committed = ready.take_committed_entries();
+        if let Some(last) = committed.last() {
+            busy = true;
+            let bytes = committed.iter().map(|e| e.data.len() + 64).sum();
+            self.applying.push_back((last.index, bytes));
+            self.applying_bytes += bytes;
+            for entry in &committed {
+                out.committed.push(checked(self.shard, messages::to_log(entry))?);
+            }
+        }
+        self.run("go on", |node| node.advance_append_async(ready))?;
+        if self.writes.is_empty() {
+            // raft-rs keeps a record of every `Ready`; with no write on its way this one is complete.
+            self.run("go on", |node| node.on_persist_ready(number))?;
+        }
+        Ok(busy)
+    }
+
+    /// The records of a `Ready`: entries first, then the hard state, so that a torn tail never has a commit index beyond
+    /// its entries.
+    fn take_records(&mut self, now: Now, ready: &Ready, old: HardState, records: &mut Vec<LogRecord>) -> bool {
+        if !ready.must_sync() {
+            if let Some(hard) = ready.hs() {
+                let commit = Index::new(hard.commit);
+                self.node.raft.mut_store().set_hard(HardState { commit, ..old });
+            }
+            return false;
+        }
+        let number = ready.number();
+        let entries = ready.entries();
+        if let Some(first) = entries.first() {
+            if self.node.raft.mut_store().append(entries) {
+                records.push(LogRecord::Truncate(Index::new(first.index)));
+                self.truncation_write = number;
+                for write in &mut self.writes {
+                    write.last = write.last.map(|last| last.min(first.index - 1));
+                }
+            }
+            records.push(LogRecord::Entries(entries.iter().map(messages::to_log).collect()));
+        }
+        if let Some(hard) = ready.hs() {
+            let new = HardState {
+                term: Term::new(hard.term),
+                vote: ReplicaId::new(hard.vote),
+                commit: Index::new(hard.commit),
+            };
+            if (new.term, new.vote) != (old.term, old.vote) {
+                self.term_write = number;
+            }
+            self.node.raft.mut_store().set_hard(new);
+            records.push(LogRecord::Hard(new));
+        }
+        self.writes.push_back(Write { id: number, since: now, last: entries.last().map(|e| e.index) });
+        self.issued = number;
+        true
+    }
+
+    /// Sends what may be sent now and holds the rest.
+    fn take_messages(&mut self, ready: &mut Ready) -> bool {
+        let free = ready.take_messages();
+        let bound = ready.take_persisted_messages();
+        let busy = !free.is_empty() || !bound.is_empty();
+        self.send_or_hold(free, self.term_write);
+        if bound.iter().any(|m| m.get_msg_type() == MessageType::MsgHeartbeatResponse) {
+            let (early, late) =
+                bound.into_iter().partition(|m: &Message| m.get_msg_type() == MessageType::MsgHeartbeatResponse);
+            self.send_or_hold(early, self.term_write);
+            self.send_or_hold(late, self.issued);
+        } else {
+            self.send_or_hold(bound, self.issued);
+        }
+        busy
+    }
+
+    fn send_or_hold(&mut self, messages: Vec<Message>, until: PersistId) {
+        if messages.is_empty() {
+            return;
+        }
+        if until > self.durable {
+            self.held.push_back(Held { until, messages });
+        } else {
+            self.send(messages);
+        }
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let to = ReplicaId::new(message.to);
+            match messages::encode(message, self.applied) {
+                Some(bytes) => self.sends.push((to, bytes)),
+                None => self.dropped += 1,
+            }
+        }
+    }
+
+    /// The longest wait for the local disk.
+    fn disk_wait(&self, now: Now) -> u64 {
+        self.writes.front().map_or(0, |w| now.saturating_sub(w.since))
+    }
+
+    /// A leader whose disk hangs hands over, and gives up a tick later if nobody has taken over.
+    fn watch_disk(&mut self, now: Now) -> Result<(), Fatal> {
+        if !self.is_leader() || self.voters.len() < 2 || self.disk_wait(now) < self.timing.election_max {
+            self.giving_up = false;
+            return Ok(());
+        }
+        if !self.giving_up {
+            self.giving_up = true;
+            return self.transfer(now, None);
+        }
+        self.giving_up = false;
+        self.run("step down", |node| {
+            let term = node.raft.term;
+            node.raft.become_follower(term, raft::INVALID_ID);
+        })
+    }
+
+    fn furthest_voter(&self) -> Option<u64> {
+        let me = self.me.get();
+        let voters = self.node.raft.prs().iter().filter(|(id, _)| **id != me);
+        // Of equal ones the lowest id, so that the choice does not depend on a map's order.
+        voters
+            .filter(|(_, progress)| progress.recent_active)
+            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
+    }
+}
+
+impl Replicator for RaftReplicator {
+    fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal> {
+        let known = from != self.me && self.voters.contains(&from);
+        let Some(decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
+            self.dropped += 1;
+            return Ok(());
+        };
+        if !self.sensible(&decoded.message)? {
+            self.dropped += 1;
+            return Ok(());
+        }
+        let kind = decoded.message.get_msg_type();
+        let term = decoded.message.term;
+        if self.run("receive a message", |node| node.step(decoded.message))?.is_err() {
+            self.dropped += 1;
+        }
+        let heard = self.heard.entry(from).or_default();
+        heard.applied = heard.applied.max(decoded.applied);
+        // Pre-votes speak of a term that may never be.
+        if !matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestPreVoteResponse)
+            && term >= heard.term
+        {
+            heard.at = now;
+            heard.term = term;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Now) -> Result<(), Fatal> {
+        if now < self.next_tick {
+            return Ok(());
+        }
+        // After a pause one tick is enough: messages that have come meanwhile must be heard before an election begins.
+        self.next_tick = (self.next_tick + self.timing.tick).max(now + self.timing.tick / 2).max(now + 1);
+        let raft = &self.node.raft;
+        let phase = Phase { term: raft.term, role: raft.state as u8, leader: raft.leader_id };
+        let timeout = self.clock.timeout(phase, raft.election_elapsed);
+        self.run("tick", |node| {
+            node.raft.set_randomized_election_timeout(timeout);
+            node.tick()
+        })?;
+        self.watch_disk(now)
+    }
+
+    fn append(&mut self, _: Now, entries: Vec<Bytes>) -> Result<bool, Fatal> {
+        if !self.is_leader() || self.transferring() {
+            return Ok(false);
+        }
+        if entries.is_empty() {
+            return Ok(true);
+        }
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.me.get();
+        message.entries = entries
+            .into_iter()
+            .map(|bytes| {
+                let mut entry = Entry::default();
+                entry.data = bytes;
+                entry
+            })
+            .collect::<Vec<_>>()
+            .into();
+        Ok(self.run("append", |node| node.step(message))?.is_ok())
+    }
+
+    fn read_index(&mut self, _: Now, context: u64) -> Result<bool, Fatal> {
+        if !self.is_leader() || !self.node.raft.commit_to_current_term() {
+            return Ok(false);
+        }
+        self.run("ask for the commit index", |node| node.read_index(context.to_be_bytes().to_vec()))?;
+        Ok(true)
+    }
+
+    fn persisted(&mut self, _: Now, id: PersistId) -> Result<(), Fatal> {
+        if id <= self.durable || id > self.issued {
+            return Ok(());
+        }
+        self.durable = id;
+        let mut last = None;
+        while self.writes.front().is_some_and(|w| w.id <= id) {
+            last = self.writes.pop_front().and_then(|w| w.last).or(last);
+        }
+        if id >= self.truncation_write {
+            if let Some(last) = last {
+                self.node.raft.mut_store().set_durable(last);
+            }
+            self.run("finish a write", |node| node.on_persist_ready(id))?;
+        }
+        // Not in order of `until`: a heartbeat's answer may be free before older messages are.
+        for held in std::mem::take(&mut self.held) {
+            if held.until <= id {
+                self.send(held.messages);
+            } else {
+                self.held.push_back(held);
+            }
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, index: Index) -> Result<(), Fatal> {
+        if index <= self.applied {
+            return Ok(());
+        }
+        self.applied = index;
+        while self.applying.front().is_some_and(|(last, _)| *last <= index.get()) {
+            self.applying_bytes -= self.applying.pop_front().map_or(0, |(_, bytes)| bytes);
+        }
+        self.run("note what is applied", |node| node.advance_apply_to(index.get()))
+    }
+
+    fn transfer(&mut self, _: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
+        let to = to.map(ReplicaId::get).or_else(|| self.furthest_voter());
+        match to {
+            Some(to) if self.is_leader() && to != self.me.get() && self.node.raft.prs().get(to).is_some() => {
+                self.run("hand over", |node| node.transfer_leader(to))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn transferring(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
+    }
+
+    fn output(&mut self, now: Now) -> Result<Output, Fatal> {
+        let mut out = Output::default();
+        let mut records = Vec::new();
+        while self.node.has_ready() {
+            if !self.take_ready(now, &mut records, &mut out)? {
+                break;
+            }
+        }
+        if !records.is_empty() {
+            out.persist = Some((self.issued, records));
+        }
+        if self.is_leader() && self.led_term != self.term() {
+            self.led_term = self.term();
+            self.led_since = now;
+        }
+        out.sends = std::mem::take(&mut self.sends);
+        out.reads = std::mem::take(&mut self.reads);
+        Ok(out)
+    }
+
+    fn next_wake(&self) -> Now {
+        self.next_tick
+    }
+
+    fn leadership(&self) -> Leadership {
+        let leader = self.node.raft.leader_id;
+        Leadership {
+            term: Term::new(self.term()),
+            leader: (leader != raft::INVALID_ID).then_some(ReplicaId::new(leader)),
+            is_leader: self.is_leader(),
+        }
+    }
+
+    fn confirmed(&self, now: Now) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        let term = self.term();
+        let fresh = |h: &&Heard| h.term == term && now.saturating_sub(h.at) <= self.timing.election_min;
+        let others = self.heard.values().filter(fresh).count();
+        others + 1 > self.voters.len() / 2
+    }
+
+    fn last_index(&self) -> Index {
+        Index::new(self.node.raft.raft_log.last_index())
+    }
+
+    fn durable_index(&self) -> Index {
+        Index::new(self.node.store().durable())
+    }
+
+    fn commit_index(&self) -> Index {
+        Index::new(self.node.raft.raft_log.committed)
+    }
+
+    fn progress(&self, now: Now) -> Vec<Progress> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let mut out: Vec<Progress> = Vec::new();
+        for &replica in &self.voters {
+            if replica == self.me {
+                let (sent, durable) = (self.last_index(), self.durable_index());
+                out.push(Progress { replica, sent, durable, applied: self.applied, heard: Some(0) });
+            } else if let Some(progress) = self.node.raft.prs().get(replica.get()) {
+                let heard = self.heard.get(&replica).filter(|h| h.term == self.term() && h.at >= self.led_since);
+                out.push(Progress {
+                    replica,
+                    sent: Index::new(progress.next_idx.saturating_sub(1).max(progress.matched)),
+                    durable: Index::new(progress.matched),
+                    applied: heard.map_or(Index::new(0), |h| h.applied),
+                    heard: heard.map(|h| now.saturating_sub(h.at)),
+                });
+            }
+        }
+        out.sort_by_key(|p| p.replica);
+        out
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { read_index: true, transfer: true, learners: false }
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+/// A committed entry that this version knows how to apply.
+fn checked(shard: ShardId, entry: LogEntry) -> Result<LogEntry, Fatal> {
+    if entry.payload == Payload::Membership {
+        let cause = "it changes the membership, which this version cannot: it was written by a newer one";
+        return Err(Fatal::new(format!("apply entry {} of {shard}", entry.index), cause));
+    }
+    Ok(entry)
+}
+
+/// Runs something of raft-rs; a panic becomes [`Fatal`]. After one nothing of it is used again: the replica stops.
+fn guard<T>(doing: impl Fn() -> String, f: impl FnOnce() -> T) -> Result<T, Fatal> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("it panicked");
+        Fatal::new(doing(), format!("the raft library: {text}"))
+    })
+}

@@ -1,0 +1,93 @@
+//! Election timeouts from our own seed.
+//!
+//! raft-rs draws them from the thread's generator. The value it holds is read in its `tick` only, so it is overwritten
+//! right before each: drawn once, kept while nothing changes, and drawn anew when an election begins, a leader is heard
+//! or the term moves, so that two candidates that tied once do not tie for ever.
+
+/// The splitmix64 generator: small, seeded, the same everywhere.
+#[derive(Clone, Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Random(seed)
+    }
+
+    /// The next 64 bits.
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number in `min..max`; `min` if that is empty.
+    pub(super) fn range(&mut self, min: usize, max: usize) -> usize {
+        let width = max.saturating_sub(min).max(1) as u64;
+        min + usize::try_from(self.next() % width).unwrap_or(0)
+    }
+}
+
+/// What the timeout depends on: as long as it stays, the timeout does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Phase {
+    pub(super) term: u64,
+    pub(super) role: u8,
+    pub(super) leader: u64,
+}
+
+/// Chooses election timeouts, in ticks.
+#[derive(Debug)]
+pub(super) struct ElectionClock {
+    random: Random,
+    min: usize,
+    max: usize,
+    phase: Option<Phase>,
+    elapsed: usize,
+    timeout: usize,
+}
+
+impl ElectionClock {
+    pub(super) fn new(seed: u64, min: usize, max: usize) -> Self {
+        Self { random: Random::new(seed), min, max, phase: None, elapsed: 0, timeout: min }
+    }
+
+    /// The timeout for the next tick, given what raft-rs shows now.
+    pub(super) fn timeout(&mut self, phase: Phase, elapsed: usize) -> usize {
+        if self.phase != Some(phase) || elapsed < self.elapsed {
+            self.timeout = self.random.range(self.min, self.max);
+            self.phase = Some(phase);
+        }
+        self.elapsed = elapsed;
+        self.timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_gives_one_sequence() {
+        let draw = |seed| {
+            let mut clock = ElectionClock::new(seed, 10, 20);
+            (0..50)
+                .map(|term| clock.timeout(Phase { term, role: 0, leader: 0 }, 0))
+                .inspect(|t| assert!((10..20).contains(t)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+    }
+
+    #[test]
+    fn stays_until_the_clock_is_reset() {
+        let mut clock = ElectionClock::new(1, 0, 1_000_000);
+        let phase = Phase { term: 1, role: 0, leader: 0 };
+        let first = clock.timeout(phase, 0);
+        assert_eq!(clock.timeout(phase, 1), first);
+        assert_eq!(clock.timeout(phase, 2), first);
+        assert_ne!(clock.timeout(phase, 1), first, "a reset draws anew");
+    }
+}

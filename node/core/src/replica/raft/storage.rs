@@ -1,0 +1,242 @@
+//! What raft-rs reads: the log as the protocol sees it, of which the end is still in memory.
+//!
+//! raft-rs wants to read entries as soon as it has handed them out, long before they are durable. So the newest entries
+//! live in a *tail* here, and everything before it is read through the [`LogReader`]. Entries stay in the tail until they
+//! are durable, and longer as a cache: followers and the applier usually ask for them soon after.
+//!
+//! Invariant: everything before the tail is in the log exactly as the protocol knows it; no truncation of it is pending.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use quorate_shared::ids::{Index, ReplicaId, ShardId};
+use raft::eraftpb::{ConfState, Entry, HardState as RaftHardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, StorageError};
+
+use super::messages::from_log;
+use crate::error::Fatal;
+use crate::log::{HardState, LogReader};
+
+/// Bytes of durable entries kept in memory.
+const CACHE_BYTES: usize = 8 << 20;
+/// Most bytes of one read that names no limit: raft-rs looks through all unapplied entries for membership changes
+/// before it stands for election, and this version has none.
+const UNLIMITED_BYTES: usize = 4 << 20;
+/// What an entry costs besides its bytes.
+const ENTRY_OVERHEAD: usize = 64;
+
+/// See the module.
+pub(super) struct Storage {
+    log: Arc<dyn LogReader>,
+    shard: ShardId,
+    hard: HardState,
+    voters: Vec<u64>,
+    base: (u64, u64),
+    tail: VecDeque<Entry>,
+    tail_bytes: usize,
+    last: u64,
+    durable: u64,
+    /// While set, reads give nothing: the replicator takes no more committed entries than the applier can hold.
+    pub(super) pause: Cell<bool>,
+    failed: RefCell<Option<Fatal>>,
+}
+
+impl Storage {
+    /// The log of a replica as it is on disk; all of it is durable. `commit` replaces the saved commit index.
+    pub(super) fn open(
+        log: Arc<dyn LogReader>,
+        shard: ShardId,
+        voters: &[ReplicaId],
+        applied: Index,
+    ) -> Result<Self, Fatal> {
+        let Some(bounds) = log.bounds(shard) else {
+            return Err(Fatal::new(format!("open {shard}"), "its log is lost: there is no base record"));
+        };
+        let mut hard = bounds.hard;
+        if applied > bounds.last {
+            let cause = format!("its log is lost: applied {applied}, but the log ends at {}", bounds.last);
+            return Err(Fatal::new(format!("open {shard}"), cause));
+        }
+        if hard.commit > bounds.last {
+            let cause = format!("its log is lost: committed {}, but the log ends at {}", hard.commit, bounds.last);
+            return Err(Fatal::new(format!("open {shard}"), cause));
+        }
+        hard.commit = hard.commit.max(applied).max(bounds.base.index);
+        let mut voters: Vec<u64> = voters.iter().map(|v| v.get()).collect();
+        voters.sort_unstable();
+        Ok(Self {
+            log,
+            shard,
+            hard,
+            voters,
+            base: (bounds.base.index.get(), bounds.base.term.get()),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            last: bounds.last.get(),
+            durable: bounds.last.get(),
+            pause: Cell::new(false),
+            failed: RefCell::new(None),
+        })
+    }
+
+    /// The newest hard state, durable or on its way.
+    pub(super) fn hard(&self) -> HardState {
+        self.hard
+    }
+
+    /// Notes a newer hard state.
+    pub(super) fn set_hard(&mut self, hard: HardState) {
+        self.hard = hard;
+    }
+
+    /// Highest index known to be in the log, durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// A read of the log that failed; raft-rs has panicked because of it, or will give wrong answers.
+    pub(super) fn take_failure(&self) -> Option<Fatal> {
+        self.failed.borrow_mut().take()
+    }
+
+    /// Adds entries that are not in the log yet. `true`: they replace some that were.
+    pub(super) fn append(&mut self, entries: &[Entry]) -> bool {
+        let Some(first) = entries.first() else { return false };
+        let truncates = first.index <= self.last;
+        if truncates {
+            while self.tail.back().is_some_and(|e| e.index >= first.index) {
+                if let Some(gone) = self.tail.pop_back() {
+                    self.tail_bytes -= size(&gone);
+                }
+            }
+            self.durable = self.durable.min(first.index - 1);
+        }
+        for entry in entries {
+            self.tail_bytes += size(entry);
+            self.tail.push_back(entry.clone());
+        }
+        self.last = first.index + entries.len() as u64 - 1;
+        truncates
+    }
+
+    /// Entries up to this index are durable in the log, and no truncation is pending.
+    pub(super) fn set_durable(&mut self, index: u64) {
+        self.durable = self.durable.max(index.min(self.last));
+        while self.tail_bytes > CACHE_BYTES && self.tail.front().is_some_and(|e| e.index <= self.durable) {
+            if let Some(gone) = self.tail.pop_front() {
+                self.tail_bytes -= size(&gone);
+            }
+        }
+    }
+
+    fn tail_first(&self) -> u64 {
+        self.last + 1 - self.tail.len() as u64
+    }
+
+    fn fail<T>(&self, fatal: Fatal) -> raft::Result<T> {
+        self.failed.borrow_mut().get_or_insert(fatal);
+        Err(Error::Store(StorageError::Unavailable))
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    entry.data.len() + ENTRY_OVERHEAD
+}
+
+impl raft::Storage for Storage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let mut hard = RaftHardState::default();
+        hard.term = self.hard.term.get();
+        hard.vote = self.hard.vote.get();
+        hard.commit = self.hard.commit.get();
+        let mut conf = ConfState::default();
+        conf.voters.clone_from(&self.voters);
+        Ok(RaftState::new(hard, conf))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if self.pause.get() {
+            return Ok(Vec::new());
+        }
+        if low <= self.base.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        let limit = max_size.into().map_or(UNLIMITED_BYTES, |m| usize::try_from(m).unwrap_or(usize::MAX));
+        let tail_first = self.tail_first();
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        let mut next = low;
+        if low < tail_first {
+            let to = high.min(tail_first);
+            match self.log.entries(self.shard, Index::new(low), Index::new(to), limit) {
+                Ok(read) => {
+                    bytes = read.iter().map(|e| e.bytes.len() + ENTRY_OVERHEAD).sum();
+                    next += read.len() as u64;
+                    out = read.iter().map(from_log).collect();
+                }
+                Err(fatal) => return self.fail(fatal),
+            }
+            if out.first().is_none_or(|e| e.index != low) {
+                let cause = format!("the log has no entry {low}");
+                return self.fail(Fatal::new(format!("read the log of {}", self.shard), cause));
+            }
+            if next < to {
+                return Ok(out);
+            }
+        }
+        let skip = usize::try_from(next - tail_first).unwrap_or(usize::MAX);
+        for entry in self.tail.iter().skip(skip).take_while(|e| e.index < high) {
+            bytes += size(entry);
+            if bytes > limit && !out.is_empty() {
+                break;
+            }
+            out.push(entry.clone());
+        }
+        Ok(out)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.base.0 {
+            return Ok(self.base.1);
+        }
+        if index < self.base.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if index > self.last {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let tail_first = self.tail_first();
+        if index >= tail_first {
+            let at = usize::try_from(index - tail_first).unwrap_or(usize::MAX);
+            return self.tail.get(at).map(|e| e.term).ok_or(Error::Store(StorageError::Unavailable));
+        }
+        match self.log.term(self.shard, Index::new(index)) {
+            Ok(Some(term)) => Ok(term.get()),
+            Ok(None) => {
+                let cause = format!("the log has no entry {index}");
+                self.fail(Fatal::new(format!("read the log of {}", self.shard), cause))
+            }
+            Err(fatal) => self.fail(fatal),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
+        // The log is kept whole in this version: nobody is ever behind it.
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
