@@ -52,11 +52,7 @@ pub trait Tree: Send + Sync {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal>;
     /// Keys of a range in order, or from its end if `reverse`. Sees writes that happen meanwhile, or not.
-    fn scan<'a>(
-        &'a self,
-        range: &KeyRange,
-        reverse: bool,
-    ) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
+    fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
     /// Applies a batch atomically.
     fn write(&self, batch: Batch) -> Result<(), Fatal>;
 }

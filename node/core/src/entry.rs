@@ -424,7 +424,10 @@ mod tests {
         assert_eq!(hex(&canonical(&empty)), "100100000000000000020000000000000003");
         let membership = log(Payload::Membership, Bytes::from_static(&[9, 8]));
         assert_eq!(hex(&canonical(&membership)), "0701000000000000000200000000000000030908");
-        assert_eq!(hex(&chain(Hash::default(), &empty).0), "146e47bd902ac1de279d450fe8efcb85a1e376adb6fa1f59dc91699aa3a8ac07");
+        assert_eq!(
+            hex(&chain(Hash::default(), &empty).0),
+            "146e47bd902ac1de279d450fe8efcb85a1e376adb6fa1f59dc91699aa3a8ac07"
+        );
         let ours = log(Payload::Entry, Bytes::from_static(b"as it came"));
         assert_eq!(canonical(&ours), ours.bytes);
         assert_ne!(chain(Hash::default(), &ours), chain(Hash([1; 32]), &ours));

@@ -69,7 +69,9 @@ pub enum Rejected {
         detail: String,
     },
     /// A parent row still has children.
-    #[error("update or delete on table \"{table}\" violates foreign key constraint \"{constraint}\" on table \"{child}\"")]
+    #[error(
+        "update or delete on table \"{table}\" violates foreign key constraint \"{constraint}\" on table \"{child}\""
+    )]
     HasChildren {
         /// The parent table's name.
         table: String,

@@ -96,12 +96,7 @@ pub struct LogBounds {
 /// The writer's side. `append` may buffer; after `sync` everything appended is durable.
 pub trait Log: Send {
     /// Adds records of one replica.
-    fn append(
-        &mut self,
-        replica: ReplicaId,
-        shard: ShardId,
-        records: &[LogRecord],
-    ) -> Result<(), Fatal>;
+    fn append(&mut self, replica: ReplicaId, shard: ShardId, records: &[LogRecord]) -> Result<(), Fatal>;
     /// Makes everything appended durable (`fdatasync`).
     fn sync(&mut self) -> Result<(), Fatal>;
 }
@@ -111,13 +106,7 @@ pub trait LogReader: Send + Sync {
     /// What is known of a shard's replica; `None` if it has no base record: a replica that lost its log.
     fn bounds(&self, shard: ShardId) -> Option<LogBounds>;
     /// Entries from `from` up to and without `to`, at least one if there is one, at most `bytes_max` bytes.
-    fn entries(
-        &self,
-        shard: ShardId,
-        from: Index,
-        to: Index,
-        bytes_max: usize,
-    ) -> Result<Vec<LogEntry>, Fatal>;
+    fn entries(&self, shard: ShardId, from: Index, to: Index, bytes_max: usize) -> Result<Vec<LogEntry>, Fatal>;
     /// The term at an index; the base's index included; `None` outside.
     fn term(&self, shard: ShardId, index: Index) -> Result<Option<Term>, Fatal>;
 }

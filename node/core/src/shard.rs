@@ -169,6 +169,8 @@ pub struct View {
     pub durable: Index,
     /// Highest index applied.
     pub applied: Index,
+    /// Highest index committed and durable here: what may be shipped.
+    pub shippable: Index,
     /// Proposals that wait for an answer.
     pub in_flight: usize,
     /// Messages of peers that made no sense.
@@ -197,6 +199,7 @@ pub struct Shard {
     waits: ReplicaWaits,
     reads: Reads,
     lag: Lag,
+    shippable: Index,
     disk_low: bool,
     checked: Now,
 }
@@ -228,6 +231,7 @@ impl Shard {
             replicator,
             log,
             tree,
+            shippable: applied.index,
             applied,
             sequencer: None,
             arrivals: VecDeque::new(),
@@ -313,6 +317,7 @@ impl Shard {
             last: self.replicator.last_index(),
             durable: self.replicator.durable_index(),
             applied: self.applied.index,
+            shippable: self.shippable,
             in_flight: self.in_flight(),
             dropped: self.replicator.dropped(),
         }
@@ -464,7 +469,8 @@ impl Shard {
         for (to, message) in output.sends {
             effects.push(Effect::Send { to, message });
         }
-        if !output.committed.is_empty() {
+        if let Some(last) = output.committed.last() {
+            self.shippable = last.index;
             self.writes.committed(&output.committed, effects);
             effects.push(Effect::Apply { entries: output.committed });
         }

@@ -1,1 +1,255 @@
-//! (being written)
+//! Shipping: the stream of committed entries, pulled by whoever wants it.
+//!
+//! A reader asks a node for a shard's entries after a point ([`Pull`]: epoch, index and chain hash) and gets
+//! [`ShipBatch`]es. It verifies that they follow what it has and that they chain, writes them to its own log, applies
+//! them, and says how far it is ([`ShipProgress`]). The protocol among the voters is not seen here, and never waits for
+//! a reader. [`serve`] is the node's side, [`follow`] the reader's; sockets are the driver's business.
+//!
+//! Invariants: only committed entries are shipped; a reader whose point is not in the server's log is refused, never
+//! corrected; what is on its way to a reader is bounded by the window it gave.
+
+pub mod follow;
+pub mod serve;
+
+use bytes::Bytes;
+use quorate_shared::ids::{Epoch, Hash, Index, ShardId, Term};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{self, Entry};
+use crate::error::Fatal;
+use crate::log::{LogEntry, LogReader, Payload};
+
+/// The format version written; a message of another is not understood.
+const VERSION: u8 = 1;
+
+/// "Give me this shard's entries after this point."
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pull {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch the reader is in.
+    pub epoch: Epoch,
+    /// The last index the reader has.
+    pub index: Index,
+    /// The chain hash there.
+    pub chain: Hash,
+    /// Bytes of entries that may be on their way and not yet applied.
+    pub window: u64,
+}
+
+/// How far a reader is; frees its window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShipProgress {
+    /// The shard.
+    pub shard: ShardId,
+    /// Highest index durable at the reader.
+    pub durable: Index,
+    /// Highest index applied there.
+    pub applied: Index,
+}
+
+/// Entries that follow what was sent before; none: a heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShipBatch {
+    /// The shard.
+    pub shard: ShardId,
+    /// The server's epoch.
+    pub epoch: Epoch,
+    /// The entries, contiguous.
+    pub entries: Vec<LogEntry>,
+    /// The last index sent, these entries included.
+    pub last: Index,
+    /// The chain hash there.
+    pub chain: Hash,
+    /// The commit index the server knows.
+    pub commit: Index,
+    /// The server's term.
+    pub commit_term: Term,
+}
+
+/// Why a pull is not served.
+#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Refusal {
+    /// This node has no replica of the shard, or has lost its log.
+    #[error("this node has no log of {0}")]
+    NotHere(ShardId),
+    /// The reader is in another epoch.
+    #[error("this node is in epoch {}", ours.number)]
+    OtherEpoch {
+        /// The server's.
+        ours: Epoch,
+    },
+    /// The reader is ahead of what this server knows to be committed: ask again, or ask another.
+    #[error("this node knows entries up to {commit} to be committed")]
+    Ahead {
+        /// The server's commit index.
+        commit: Index,
+    },
+    /// The log does not reach back to the point any more.
+    #[error("the log of this node begins after {first}")]
+    NeedsSnapshot {
+        /// The point before the first entry.
+        first: Index,
+    },
+    /// The point is not in the server's log: the histories differ. The reader must be rebuilt.
+    #[error("entry {index} has another hash here: {ours}")]
+    Diverged {
+        /// The reader's point.
+        index: Index,
+        /// The server's chain hash there.
+        ours: Hash,
+    },
+}
+
+/// What a reader says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ReaderMessage {
+    /// Begin, or begin again.
+    Pull(Pull),
+    /// So far it got.
+    Progress(ShipProgress),
+}
+
+/// What a server says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ServerMessage {
+    /// More entries, or a heartbeat.
+    Batch(ShipBatch),
+    /// The pull is not served.
+    Refused(Refusal),
+}
+
+/// A message of this stream that is not one.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+#[error("not a message of the shipping stream")]
+pub struct NotShipping;
+
+fn encode<T: Serialize>(message: &T, hint: usize) -> Bytes {
+    let mut out = Vec::with_capacity(hint + 128);
+    out.push(VERSION);
+    // Serializing plain data into memory cannot fail.
+    postcard::to_extend(message, out).map(Bytes::from).unwrap_or_default()
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, NotShipping> {
+    let Some((&VERSION, rest)) = bytes.split_first() else { return Err(NotShipping) };
+    match postcard::take_from_bytes(rest) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(NotShipping),
+    }
+}
+
+impl ReaderMessage {
+    /// Its bytes.
+    pub fn encode(&self) -> Bytes {
+        encode(self, 0)
+    }
+
+    /// Reads it back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotShipping> {
+        decode(bytes)
+    }
+}
+
+impl ServerMessage {
+    /// Its bytes.
+    pub fn encode(&self) -> Bytes {
+        let hint = match self {
+            ServerMessage::Batch(batch) => batch.entries.iter().map(|e| e.bytes.len() + 32).sum(),
+            ServerMessage::Refused(_) => 0,
+        };
+        encode(self, hint)
+    }
+
+    /// Reads it back.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotShipping> {
+        decode(bytes)
+    }
+}
+
+/// The chain hash at an index of a log; `None` if it is not in it.
+///
+/// Not computed from the beginning: an entry of ours names its predecessor's. That holds while no entry is void; with a
+/// protocol that can make entries void the points of the machine must be used instead.
+pub fn chain_at(log: &dyn LogReader, shard: ShardId, index: Index) -> Result<Option<Hash>, Fatal> {
+    let Some(bounds) = log.bounds(shard) else { return Ok(None) };
+    if index < bounds.base.index || index > bounds.last {
+        return Ok(None);
+    }
+    let mut at = index;
+    let mut above = Vec::new();
+    let mut hash = loop {
+        if at == bounds.base.index {
+            break bounds.base.chain;
+        }
+        let Some(entry) = log.entries(shard, at, at.next(), 0)?.into_iter().next() else { return Ok(None) };
+        if entry.payload == Payload::Entry
+            && let Ok(header) = Entry::header(&entry.bytes)
+            && header.index == at
+        {
+            break entry::chain(header.previous, &entry);
+        }
+        above.push(entry);
+        at = Index::new(at.get() - 1);
+    };
+    while let Some(entry) = above.pop() {
+        hash = entry::chain(hash, &entry);
+    }
+    Ok(Some(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn batch() -> ServerMessage {
+        ServerMessage::Batch(ShipBatch {
+            shard: ShardId::new(1),
+            epoch: Epoch { number: 1, id: 300 },
+            entries: vec![LogEntry {
+                index: Index::new(8),
+                term: Term::new(3),
+                payload: Payload::Entry,
+                bytes: Bytes::from_static(b"abc"),
+            }],
+            last: Index::new(8),
+            chain: Hash([0xaa; 32]),
+            commit: Index::new(9),
+            commit_term: Term::new(3),
+        })
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let pull = ReaderMessage::Pull(Pull {
+            shard: ShardId::new(1),
+            epoch: Epoch { number: 1, id: 300 },
+            index: Index::new(7),
+            chain: Hash([0xbb; 32]),
+            window: 1 << 20,
+        });
+        assert_eq!(hex(&pull.encode()), format!("01000101ac0207{}808040", "bb".repeat(32)));
+        let progress = ShipProgress { shard: ShardId::new(1), durable: Index::new(8), applied: Index::new(7) };
+        assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "0101010807");
+        let expected = format!("01000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
+        assert_eq!(hex(&batch().encode()), expected);
+        let refused = ServerMessage::Refused(Refusal::Ahead { commit: Index::new(5) });
+        assert_eq!(hex(&refused.encode()), "01010205");
+    }
+
+    #[test]
+    fn refuses_what_is_cut_or_too_long() {
+        let bytes = batch().encode();
+        assert_eq!(ServerMessage::decode(&bytes), Ok(batch()));
+        for len in 0..bytes.len() {
+            assert_eq!(ServerMessage::decode(&bytes[..len]), Err(NotShipping), "cut at {len}");
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(ServerMessage::decode(&longer), Err(NotShipping));
+    }
+}

@@ -413,15 +413,8 @@ impl Replicator for RaftReplicator {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.me.get();
-        message.entries = entries
-            .into_iter()
-            .map(|bytes| {
-                let mut entry = Entry::default();
-                entry.data = bytes;
-                entry
-            })
-            .collect::<Vec<_>>()
-            .into();
+        message.entries =
+            entries.into_iter().map(|bytes| Entry { data: bytes, ..Entry::default() }).collect::<Vec<_>>().into();
         Ok(self.run("append", |node| node.step(message))?.is_ok())
     }
 
