@@ -49,7 +49,7 @@ pub enum CodecError {
         want: usize,
     },
     /// A frame is announced, or was to be sent, that no limit allows.
-    #[error("a frame of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
+    #[error("a frame of {0} bytes is over the limit")]
     TooLong(usize),
     /// The bytes of a frame are not the message expected.
     #[error("a frame of {bytes} bytes makes no sense: {cause}")]
@@ -79,12 +79,18 @@ pub struct FrameReader<R> {
     io: R,
     buffer: BytesMut,
     ended: bool,
+    limit: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// A reader over a stream whose preface has been read.
     pub fn new(io: R) -> Self {
-        Self { io, buffer: BytesMut::new(), ended: false }
+        Self { io, buffer: BytesMut::new(), ended: false, limit: FRAME_BYTES_MAX }
+    }
+
+    /// Refuses frames above this length from now on; a stranger's first message is short.
+    pub fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes.min(FRAME_BYTES_MAX);
     }
 
     /// The next frame that has come in already, without touching the stream.
@@ -126,7 +132,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     fn announced(&self) -> Result<Option<usize>, CodecError> {
         let Some(head) = self.buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*head) as usize;
-        if length > FRAME_BYTES_MAX { Err(CodecError::TooLong(length)) } else { Ok(Some(length)) }
+        if length > self.limit { Err(CodecError::TooLong(length)) } else { Ok(Some(length)) }
     }
 
     /// Makes room for the rest of the frame at the front, and for a read's worth at least.
@@ -184,6 +190,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// Adds a frame of bytes that are encoded already.
     pub fn push_bytes(&mut self, frame: &[u8]) -> Result<(), CodecError> {
         self.frames.push_bytes(frame)
+    }
+
+    /// The stream; frames that wait are lost.
+    pub fn into_inner(self) -> W {
+        self.io
     }
 
     /// Bytes waiting for a flush.
@@ -435,7 +446,7 @@ fn printable(bytes: &[u8]) -> String {
 }
 
 /// One readable line for whoever does not get in. Best effort: the other side may be gone.
-pub async fn refuse_line<S: AsyncWrite + Unpin>(stream: &mut S, error: &CodecError) {
+pub async fn refuse_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, error: &CodecError) {
     let line = match error {
         CodecError::Stranger(_) => format!(
             "quorate: this port ({PORT_DEFAULT} by default) speaks the Quorate protocol; connect with `quorate -h HOST:PORT`, \
@@ -451,9 +462,18 @@ pub async fn refuse_line<S: AsyncWrite + Unpin>(stream: &mut S, error: &CodecErr
         CodecError::Io(_) => return,
         other => format!("quorate: refused: {other}\r\n"),
     };
-    let write = async {
+    let farewell = async {
         stream.write_all(line.as_bytes()).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Closing over unread bytes resets the connection, and the line would be lost with it.
+        let mut rest = [0; 4096];
+        for _ in 0..16 {
+            if stream.read(&mut rest).await? == 0 {
+                break;
+            }
+        }
+        Ok::<(), io::Error>(())
     };
-    let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
+    // Nothing depends on whether the line arrives.
+    let _ = tokio::time::timeout(Duration::from_millis(500), farewell).await;
 }

@@ -39,6 +39,10 @@ pub const SESSIONS_MAX: usize = 1000;
 pub const SESSIONS_RESERVE: usize = 32;
 /// How long a preface and the first message may take, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 5_000;
+/// Largest first message of a connection: names and settings, no statements.
+pub const HELLO_BYTES_MAX: usize = 64 << 10;
+/// Connections of one node whose handshake has not ended.
+pub const HANDSHAKES_MAX: usize = 1024;
 /// How long a client may leave its answers unread before its session is closed by name, in milliseconds.
 pub const UNREAD_MS_MAX: u64 = 30_000;
 /// Requests a session may send ahead of the one that runs.
