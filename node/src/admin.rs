@@ -207,7 +207,8 @@ fn node_status(gathered: &Gathered, node: &NodeAddress) -> NodeStatus {
 
 /// Every shard anybody reports, as its leader sees it.
 fn shards(gathered: &Gathered) -> Vec<ShardStatus> {
-    let ids: BTreeSet<ShardId> = gathered.reports().flat_map(|report| &report.shards).map(|shard| shard.shard).collect();
+    let ids: BTreeSet<ShardId> =
+        gathered.reports().flat_map(|report| &report.shards).map(|shard| shard.shard).collect();
     ids.into_iter().map(|id| shard_status(gathered, id)).collect()
 }
 

@@ -84,7 +84,8 @@ fn silent_nodes(gathered: &Gathered, found: &mut Vec<Found>) {
             Found::new("NodeDown", severity, id.to_string(), hint)
         } else if peers.iter().any(is_recent) {
             let asked = gathered.asked;
-            let hint = format!("look at the network between {asked} and {id} ({address}: {reason}); other nodes hear it");
+            let hint =
+                format!("look at the network between {asked} and {id} ({address}: {reason}); other nodes hear it");
             Found::new("NodeUnreachable", severity, id.to_string(), hint)
         } else {
             let hint = format!("look whether it runs, and at the network to it ({address}: {reason})");
@@ -174,7 +175,8 @@ fn quorum(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
         Found::new("LeaderUnconfirmed", Verdict::Critical, &*shard.id, hint)
     } else {
         let need = voters.len() / 2 + 1;
-        let hint = format!("start voters again: {there} of {} answer, {need} are needed; local reads go on", voters.len());
+        let hint =
+            format!("start voters again: {there} of {} answer, {need} are needed; local reads go on", voters.len());
         Found::new("NoQuorum", Verdict::Critical, &*shard.id, hint)
     };
     found.push(problem);
@@ -191,7 +193,8 @@ fn members(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
         let subject = format!("{}/{}", shard.id, member.node);
         let behind = if member.lag_at_least { "at least " } else { "" };
         if let Some(phase) = member.stuck_at.as_deref().filter(|_| lag_ms > STALL_MS_MAX) {
-            let hint = format!("it does not get on at {phase}, {behind}{lag_ms} ms behind; look at {}'s log", member.node);
+            let hint =
+                format!("it does not get on at {phase}, {behind}{lag_ms} ms behind; look at {}'s log", member.node);
             found.push(Found::new("ReplicaStalled", Verdict::Critical, subject, hint).aged(lag_ms));
         } else if lag_ms > LAG_MS_MAX {
             let hint = format!("it is {behind}{lag_ms} ms behind; look at its disk, its load and the network to it");

@@ -172,7 +172,9 @@ impl Door {
                 self.meters.unread.add(1);
                 tracing::warn!(session = id.get(), %from, "session closed: its client stopped reading");
             }
-            End::Broken(error @ (CodecError::TooLong(_) | CodecError::Garbled { .. } | CodecError::HalfFrame { .. })) => {
+            End::Broken(
+                error @ (CodecError::TooLong(_) | CodecError::Garbled { .. } | CodecError::HalfFrame { .. }),
+            ) => {
                 self.meters.refused.add(1);
                 tracing::warn!(session = id.get(), %from, %error, "session closed: bad frame");
             }
