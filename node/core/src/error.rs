@@ -79,6 +79,8 @@ pub enum Rejected {
         constraint: String,
         /// The child table's name.
         child: String,
+        /// `(id)=(1) is still referenced from table "album"`.
+        detail: String,
     },
     /// A value cannot be computed or does not fit: SQLSTATE and message.
     #[error("{message}")]

@@ -1,0 +1,102 @@
+//! Exactly once: what became of each client's recent writes, in flight ones included.
+//!
+//! The tree has one record per client and slot (`seq % DEDUPE_WINDOW`). A client's window is read from it when the client
+//! is first seen and kept up to date as its writes are staged; windows are forgotten again when there are many, and read
+//! anew when needed.
+
+use std::collections::BTreeMap;
+
+use quorate_shared::ids::{ClientId, Index, Timestamp, WriteId};
+use quorate_shared::limits::DEDUPE_WINDOW;
+
+use super::stored;
+use crate::engine::Tree;
+use crate::error::{Fatal, Rejected};
+use crate::proposal::WriteResult;
+
+/// Windows kept in memory; those of clients with nothing in flight are dropped beyond it.
+const WINDOWS_MAX: usize = 4_096;
+
+/// What became of one write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Done {
+    pub seq: u64,
+    pub index: Index,
+    pub timestamp: Timestamp,
+    pub rows: u64,
+    pub last_id: Option<i64>,
+}
+
+impl Done {
+    /// The answer for whoever asks again.
+    pub fn result(&self) -> WriteResult {
+        WriteResult {
+            rows: self.rows,
+            last_id: self.last_id,
+            index: self.index,
+            timestamp: self.timestamp,
+            duplicate: true,
+            ..WriteResult::default()
+        }
+    }
+}
+
+#[derive(Default)]
+struct Window {
+    highest: u64,
+    /// By slot.
+    done: BTreeMap<u64, Done>,
+    last_index: Index,
+}
+
+impl Window {
+    fn note(&mut self, done: Done) {
+        self.highest = self.highest.max(done.seq);
+        self.last_index = self.last_index.max(done.index);
+        self.done.insert(done.seq % DEDUPE_WINDOW, done);
+    }
+}
+
+/// The windows of the clients seen lately.
+#[derive(Default)]
+pub(super) struct Dedupe {
+    windows: BTreeMap<ClientId, Window>,
+}
+
+impl Dedupe {
+    /// What is known of a write: nothing (it is new), what became of it, or that it cannot be known any more.
+    pub fn look_up(&mut self, tree: &dyn Tree, write: WriteId) -> Result<Result<Option<Done>, Rejected>, Fatal> {
+        let window = match self.windows.entry(write.client) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let mut window = Window::default();
+                stored::client(tree, write.client)?.into_iter().for_each(|done| window.note(done));
+                entry.insert(window)
+            }
+        };
+        Ok(match window.done.get(&(write.seq % DEDUPE_WINDOW)) {
+            Some(done) if done.seq == write.seq => Ok(Some(*done)),
+            _ if write.seq + DEDUPE_WINDOW <= window.highest => {
+                Err(Rejected::Unknown("the write is older than what is remembered of this client".into()))
+            }
+            _ => Ok(None),
+        })
+    }
+
+    /// A write has been staged.
+    pub fn note(&mut self, client: ClientId, done: Done) {
+        self.windows.entry(client).or_default().note(done);
+    }
+
+    /// Entries up to this index are in the tree.
+    pub fn applied(&mut self, index: Index) {
+        if self.windows.len() > WINDOWS_MAX {
+            self.windows.retain(|_, window| window.last_index > index);
+        }
+    }
+
+    /// A client has been forgotten by an entry.
+    pub fn forget(&mut self, client: ClientId) {
+        self.windows.remove(&client);
+    }
+}
