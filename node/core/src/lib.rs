@@ -25,4 +25,6 @@ pub mod row;
 pub mod sequencer;
 pub mod shard;
 pub mod ship;
+#[cfg(test)]
+mod sim;
 pub mod table;

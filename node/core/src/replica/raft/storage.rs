@@ -187,7 +187,7 @@ impl raft::Storage for Storage {
                 let cause = format!("the log has no entry {low}");
                 return self.fail(Fatal::new(format!("read the log of {}", self.shard), cause));
             }
-            if next < to {
+            if next < tail_first {
                 return Ok(out);
             }
         }
