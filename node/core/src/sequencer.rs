@@ -22,6 +22,8 @@ mod sequence;
 mod statement;
 mod stored;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

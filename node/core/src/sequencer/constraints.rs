@@ -98,6 +98,7 @@ impl<'a> Statement<'a> {
         if !fk.same_child(&old.values, new) && !cascaded.contains(&(at, fk.position)) {
             return Ok(None); // the statement itself has turned it elsewhere
         }
+        let before = new.clone();
         if fk.action(parent.is_none()) == FkAction::Cascade {
             let Some(parent) = parent else {
                 change.new = None;
@@ -113,7 +114,8 @@ impl<'a> Statement<'a> {
         }
         check_row(&child.def, new)?;
         cascaded.insert((at, fk.position));
-        Ok(Some(at))
+        // A row that refers to itself would follow itself for ever.
+        Ok((*new != before).then_some(at))
     }
 
     /// The stored rows (as before the statement) that refer to a parent row.

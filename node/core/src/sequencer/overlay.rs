@@ -83,11 +83,6 @@ impl Overlay {
         }
     }
 
-    /// Everything up to here is applied.
-    pub fn applied_index(&self) -> Index {
-        self.applied
-    }
-
     fn range<'a>(&'a self, range: &KeyRange) -> impl Iterator<Item = (&'a Bytes, &'a Slot)> + use<'a> {
         let empty = range.is_empty();
         let start = if empty { Bound::Excluded(range.start.clone()) } else { Bound::Included(range.start.clone()) };
