@@ -36,11 +36,28 @@ fn tables(on_delete: FkAction, on_update: FkAction) -> [TableDef; 2] {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Insert { table: usize, rows: Vec<[Option<i64>; 3]>, nothing: bool },
+    Insert {
+        table: usize,
+        rows: Vec<[Option<i64>; 3]>,
+        nothing: bool,
+    },
     /// `SET column = column + by` for several rows.
-    Shift { table: usize, keys: Vec<i64>, column: u16, by: i64 },
-    Set { table: usize, key: i64, column: u16, to: Option<i64> },
-    Delete { table: usize, keys: Vec<i64> },
+    Shift {
+        table: usize,
+        keys: Vec<i64>,
+        column: u16,
+        by: i64,
+    },
+    Set {
+        table: usize,
+        key: i64,
+        column: u16,
+        to: Option<i64>,
+    },
+    Delete {
+        table: usize,
+        keys: Vec<i64>,
+    },
     Seal,
     Apply,
     Restart,
@@ -197,8 +214,12 @@ fn ops(defs: &[TableDef; 2], step: &Step) -> Vec<Op> {
             filter: None,
         }],
         Step::Delete { table, keys } => {
-            let delete =
-                |key: &i64| Op::Delete { table: defs[*table].id, key: vec![Value::Int(*key)], seen: None, filter: None };
+            let delete = |key: &i64| Op::Delete {
+                table: defs[*table].id,
+                key: vec![Value::Int(*key)],
+                seen: None,
+                filter: None,
+            };
             keys.iter().map(delete).collect()
         }
         Step::Seal | Step::Apply | Step::Restart => vec![],
@@ -229,7 +250,7 @@ fn action() -> impl Strategy<Value = FkAction> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
     fn agrees_with_the_model(on_delete in action(), on_update in action(), steps in prop::collection::vec(step(), 1..40)) {
         let defs = tables(on_delete, on_update);

@@ -208,9 +208,7 @@ impl Runner {
             }
         });
         let reads = reads.collect();
-        let planned = |version: &str| {
-            (self.defs[args.positional[0]].id, SchemaVersion::new(version.parse().unwrap()))
-        };
+        let planned = |version: &str| (self.defs[args.positional[0]].id, SchemaVersion::new(version.parse().unwrap()));
         let tables = args.get("plan").map(planned).into_iter().collect();
         let decision =
             self.shard.propose(Proposal { write, reads, tables, ops, want_rows: true, ..Proposal::default() });

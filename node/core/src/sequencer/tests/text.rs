@@ -133,7 +133,13 @@ pub fn expr(def: &TableDef, text: &str) -> Expr {
             c if c.is_alphanumeric() || c == '_' => {
                 rest.find(|c: char| !c.is_alphanumeric() && c != '_' && c != '.').unwrap_or(rest.len())
             }
-            _ if rest.starts_with("<>") || rest.starts_with("<=") || rest.starts_with(">=") || rest.starts_with("||") => 2,
+            _ if rest.starts_with("<>")
+                || rest.starts_with("<=")
+                || rest.starts_with(">=")
+                || rest.starts_with("||") =>
+            {
+                2
+            }
             _ => 1,
         };
         tokens.push(&rest[..end]);
