@@ -1,0 +1,217 @@
+//! Where every entry is, in memory, with the newest entries themselves.
+//!
+//! Twelve bytes per entry, terms as runs. The cache always holds what is not yet in a file.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
+
+use crate::error::Fatal;
+use crate::log::{BaseRecord, HardState, LogBounds, LogEntry};
+
+/// Newest entries kept in memory, per shard.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// Where a record is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Location {
+    /// Number of the segment.
+    pub segment: u32,
+    /// Offset of the record in it.
+    pub offset: u32,
+    /// Bytes of the record.
+    pub bytes: u32,
+}
+
+/// All replicas of the node.
+#[derive(Default)]
+pub struct LogIndex {
+    shards: BTreeMap<ShardId, ReplicaIndex>,
+}
+
+/// One replica's entries.
+pub struct ReplicaIndex {
+    replica: ReplicaId,
+    base: BaseRecord,
+    hard: HardState,
+    locations: VecDeque<Location>,
+    /// First index of each run of one term, in order; never empty runs.
+    terms: VecDeque<(Index, Term)>,
+    bytes: u64,
+    cache: VecDeque<LogEntry>,
+    cached: usize,
+    /// Entries up to here are in a file.
+    written: Index,
+}
+
+fn refused(cause: String) -> Fatal {
+    Fatal::new("append to the log", cause)
+}
+
+impl LogIndex {
+    /// The replica of a shard.
+    pub fn get(&self, shard: ShardId) -> Option<&ReplicaIndex> {
+        self.shards.get(&shard)
+    }
+
+    /// That replica of a shard, or an error if it has no base record.
+    pub fn replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<&mut ReplicaIndex, Fatal> {
+        self.shards
+            .get_mut(&shard)
+            .filter(|r| r.replica == replica)
+            .ok_or_else(|| refused(format!("replica {replica} of {shard} has no base record")))
+    }
+
+    /// A base record: a replica begins, or what is before it is dropped.
+    pub fn base(&mut self, replica: ReplicaId, base: &BaseRecord) {
+        match self.shards.get_mut(&base.shard).filter(|r| r.replica == replica) {
+            Some(existing) => existing.rebase(base),
+            None => drop(self.shards.insert(base.shard, ReplicaIndex::new(replica, base))),
+        }
+    }
+
+    /// Everything appended so far is in a file.
+    pub fn all_written(&mut self) {
+        for r in self.shards.values_mut() {
+            r.written = r.last();
+            r.trim_cache();
+        }
+    }
+}
+
+impl ReplicaIndex {
+    fn new(replica: ReplicaId, base: &BaseRecord) -> Self {
+        Self {
+            replica,
+            base: base.clone(),
+            hard: HardState::default(),
+            locations: VecDeque::new(),
+            terms: VecDeque::new(),
+            bytes: 0,
+            cache: VecDeque::new(),
+            cached: 0,
+            written: base.index,
+        }
+    }
+
+    /// Its bounds.
+    pub fn bounds(&self) -> LogBounds {
+        LogBounds {
+            base: self.base.clone(),
+            last: self.last(),
+            last_term: self.terms.back().map_or(self.base.term, |(_, term)| *term),
+            hard: self.hard,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Index of its last entry.
+    pub fn last(&self) -> Index {
+        Index::new(self.base.index.get() + self.locations.len() as u64)
+    }
+
+    /// Index of the base.
+    pub fn base_index(&self) -> Index {
+        self.base.index
+    }
+
+    /// A hard state.
+    pub fn hard(&mut self, hard: HardState) {
+        self.hard = hard;
+    }
+
+    /// An entry that follows the last.
+    pub fn push(&mut self, index: Index, term: Term, location: Location) -> Result<(), Fatal> {
+        if index != self.last().next() {
+            return Err(refused(format!("entry {index} does not follow {}", self.last())));
+        }
+        if self.terms.back().map(|(_, t)| *t) != Some(term) {
+            self.terms.push_back((index, term));
+        }
+        self.bytes += u64::from(location.bytes);
+        self.locations.push_back(location);
+        Ok(())
+    }
+
+    /// Remembers the entry pushed last.
+    pub fn cache(&mut self, entry: LogEntry) {
+        self.cached += entry.bytes.len();
+        self.cache.push_back(entry);
+    }
+
+    /// Everything from here on is gone.
+    pub fn truncate(&mut self, from: Index) -> Result<(), Fatal> {
+        if from <= self.base.index {
+            return Err(refused(format!("cutting from {from} would remove the base {}", self.base.index)));
+        }
+        while self.last() >= from {
+            self.bytes -= self.locations.pop_back().map_or(0, |l| u64::from(l.bytes));
+        }
+        while self.terms.back().is_some_and(|(first, _)| *first >= from) {
+            self.terms.pop_back();
+        }
+        while self.cache.back().is_some_and(|e| e.index >= from) {
+            self.cached -= self.cache.pop_back().map_or(0, |e| e.bytes.len());
+        }
+        self.written = self.written.min(self.last());
+        Ok(())
+    }
+
+    fn rebase(&mut self, base: &BaseRecord) {
+        let keep = self.last() > base.index && base.index >= self.base.index;
+        if keep {
+            for _ in self.base.index.get()..base.index.get() {
+                self.bytes -= self.locations.pop_front().map_or(0, |l| u64::from(l.bytes));
+            }
+            let first = base.index.next();
+            while self.terms.get(1).is_some_and(|(next, _)| *next <= first) {
+                self.terms.pop_front();
+            }
+            if let Some((start, _)) = self.terms.front_mut() {
+                *start = (*start).max(first);
+            }
+            while self.cache.front().is_some_and(|e| e.index <= base.index) {
+                self.cached -= self.cache.pop_front().map_or(0, |e| e.bytes.len());
+            }
+            self.base = base.clone();
+        } else {
+            let hard = self.hard;
+            *self = Self { hard, ..Self::new(self.replica, base) };
+        }
+    }
+
+    fn trim_cache(&mut self) {
+        while self.cached > CACHE_BYTES && self.cache.front().is_some_and(|e| e.index <= self.written) {
+            self.cached -= self.cache.pop_front().map_or(0, |e| e.bytes.len());
+        }
+    }
+
+    /// The term at an index, the base's included.
+    pub fn term(&self, index: Index) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index || index > self.last() {
+            return None;
+        }
+        let run = self.terms.partition_point(|(first, _)| *first <= index);
+        self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// Where the entry at an index is.
+    pub fn location(&self, index: Index) -> Option<Location> {
+        let at = index.get().checked_sub(self.base.index.get() + 1)?;
+        self.locations.get(at as usize).copied()
+    }
+
+    /// Index of the first cached entry; behind the last if there is none.
+    pub fn cached_from(&self) -> Index {
+        self.cache.front().map_or(self.last().next(), |e| e.index)
+    }
+
+    /// Cached entries from an index on.
+    pub fn cached(&self, from: Index) -> impl Iterator<Item = &LogEntry> {
+        let skip = from.get().saturating_sub(self.cached_from().get());
+        self.cache.iter().skip(skip as usize)
+    }
+}

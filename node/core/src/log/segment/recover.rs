@@ -1,0 +1,187 @@
+//! The read-only pass over all segments: what opening a log and `verify` have in common.
+//!
+//! Records must follow each other without a gap in their sequence numbers. Bad bytes are a *torn tail* if nothing behind
+//! them proves that they had been durable: no later segment, and no valid record of a write group that began behind them.
+//! Otherwise they are *damage*. (One write and its sync carry a whole group; when power fails, the disk may have kept
+//! its end and not its start. Such a group was never acknowledged, so it is torn, not damaged.)
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use quorate_shared::limits::SEGMENT_BYTES;
+
+use super::record::{HEADER_BYTES, HeaderError, RECORD_HEAD, Raw, SegmentHeader};
+use crate::error::Fatal;
+
+/// File name extension of segments.
+pub const EXTENSION: &str = "seg";
+
+/// What the pass found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Inspection {
+    /// Segments, in order.
+    pub segments: Vec<SegmentHeader>,
+    /// Valid records.
+    pub records: u64,
+    /// Bytes of valid records.
+    pub bytes: u64,
+    /// Where the next record goes in the last segment.
+    pub end: u64,
+    /// Sequence number of the next record.
+    pub next_lsn: u64,
+    /// Bad bytes at the very end: a write that power or a crash interrupted.
+    pub torn: Option<Torn>,
+    /// Bad bytes that had been durable: where and how.
+    pub damage: Option<String>,
+}
+
+/// An interrupted write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Torn {
+    /// The segment.
+    pub segment: u64,
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes to the last that is not zero.
+    pub bytes: u64,
+}
+
+/// A record and where it is.
+pub struct Found<'a> {
+    /// Number of its segment.
+    pub segment: u64,
+    /// Its offset.
+    pub offset: u64,
+    /// The record.
+    pub raw: Raw<'a>,
+}
+
+/// Segment files of a directory, by number.
+pub fn segment_files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fatal> {
+    let doing = || format!("list the log in {}", dir.display());
+    let mut files = Vec::new();
+    for item in fs::read_dir(dir).map_err(|e| Fatal::new(doing(), e))? {
+        let path = item.map_err(|e| Fatal::new(doing(), e))?.path();
+        if path.extension().is_some_and(|e| e == EXTENSION) {
+            let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
+            files.push((number.unwrap_or(0), path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads every record; `each` sees the valid ones in order and may object (a record that contradicts what came before
+/// it counts as damage).
+pub fn inspect(
+    files: &[(u64, PathBuf)],
+    mut each: impl FnMut(Found<'_>) -> Result<(), Objection>,
+) -> Result<Inspection, Fatal> {
+    let mut found = Inspection { next_lsn: 1, ..Inspection::default() };
+    for (i, (number, path)) in files.iter().enumerate() {
+        let doing = || format!("read log segment {}", path.display());
+        let len = fs::metadata(path).map_err(|e| Fatal::new(doing(), e))?.len();
+        if len > SEGMENT_BYTES * 2 {
+            found.damage = Some(format!("segment {number} has {len} bytes"));
+            return Ok(found);
+        }
+        let bytes = fs::read(path).map_err(|e| Fatal::new(doing(), e))?;
+        let header = match SegmentHeader::decode(&bytes) {
+            Ok(header) => header,
+            Err(HeaderError::Newer(format)) => {
+                let cause = format!("its format {format} was written by a newer version");
+                return Err(Fatal::new(doing(), cause));
+            }
+            Err(HeaderError::Bad) => {
+                found.damage = Some(format!("the header of segment {number} is damaged"));
+                return Ok(found);
+            }
+        };
+        if header.number != *number || header.first_lsn != found.next_lsn || (i == 0 && *number != 1) {
+            found.damage = Some(format!("records are missing before segment {number}"));
+            return Ok(found);
+        }
+        if let Some(last) = found.segments.last()
+            && header.number != last.number + 1
+        {
+            found.damage = Some(format!("segment {} is missing", last.number + 1));
+            return Ok(found);
+        }
+        found.segments.push(header);
+        let end = match read_records(&bytes, header, &mut found, &mut each) {
+            Ok(end) => end,
+            Err(Objection::Fatal(e)) => return Err(e),
+            Err(Objection::Contradiction(what)) => {
+                found.damage = Some(format!("in segment {number}: {what}"));
+                return Ok(found);
+            }
+        };
+        found.end = end as u64;
+        let rest = &bytes[end..];
+        let Some(used) = rest.iter().rposition(|&b| b != 0) else { continue };
+        let next = files.get(i + 1).and_then(|(_, next)| first_lsn(next));
+        // A later segment that continues right here proves that nothing of value is in these bytes.
+        if next == Some(found.next_lsn) {
+            continue;
+        }
+        if next.is_some() || i + 1 < files.len() || durable_behind(rest, header.salt, found.next_lsn) {
+            found.damage = Some(format!("segment {number} is damaged at offset {end}"));
+            return Ok(found);
+        }
+        found.torn = Some(Torn { segment: *number, offset: end as u64, bytes: used as u64 + 1 });
+    }
+    Ok(found)
+}
+
+/// Why the consumer of records stops the pass.
+pub enum Objection {
+    /// The record contradicts those before it.
+    Contradiction(String),
+    /// It cannot be understood at all (a newer version).
+    Fatal(Fatal),
+}
+
+fn read_records(
+    bytes: &[u8],
+    header: SegmentHeader,
+    found: &mut Inspection,
+    each: &mut impl FnMut(Found<'_>) -> Result<(), Objection>,
+) -> Result<usize, Objection> {
+    let mut at = HEADER_BYTES;
+    while let Some(raw) = bytes.get(at..).and_then(|rest| Raw::parse(rest, header.salt)) {
+        if raw.stamp.lsn != found.next_lsn {
+            break;
+        }
+        each(Found { segment: header.number, offset: at as u64, raw })?;
+        at += raw.bytes();
+        found.next_lsn += 1;
+        found.records += 1;
+        found.bytes += raw.bytes() as u64;
+    }
+    Ok(at)
+}
+
+/// Whether a valid record is in `rest` whose write group began behind `lsn`: what is at `lsn` had been durable then.
+fn durable_behind(rest: &[u8], salt: u64, lsn: u64) -> bool {
+    let salt_bytes = salt.to_le_bytes();
+    let mut at = 0;
+    // The salt stands 16 bytes into a record.
+    while at + RECORD_HEAD <= rest.len() {
+        if rest[at + 16] == salt_bytes[0]
+            && rest[at + 16..at + 24] == salt_bytes
+            && let Some(raw) = Raw::parse(&rest[at..], salt)
+            && raw.stamp.lsn.saturating_sub(u64::from(raw.stamp.group)) > lsn
+        {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+fn first_lsn(path: &Path) -> Option<u64> {
+    use std::io::Read;
+    let mut head = [0; HEADER_BYTES];
+    fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).ok()?;
+    SegmentHeader::decode(&head).ok().map(|h| h.first_lsn)
+}
