@@ -330,7 +330,7 @@ mod tests {
         let cases = [
             (LogRecord::Hard(hard), "18000000", "02", "0400000000000000 0200000000000000 0100000000000000".to_owned()),
             (LogRecord::Truncate(Index::new(6)), "08000000", "03", "0600000000000000".to_owned()),
-            (LogRecord::Base(base), "2b000000", "04", format!("010000{}02010201ac0209", "cc".repeat(32))),
+            (LogRecord::Base(base), "2a000000", "04", format!("010000{}02010201ac0209", "cc".repeat(32))),
         ];
         for (record, len, kind, payload) in cases {
             let mut out = Vec::new();
