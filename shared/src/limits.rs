@@ -31,6 +31,8 @@ pub const COLUMNS_MAX: usize = 1024;
 pub const TOKENS_MAX: usize = 6_000_000;
 /// Nesting of a statement: no statement may overflow a stack.
 pub const NESTING_MAX: usize = 128;
+/// Operators chained in one expression (`a OR b OR …`): they become a tree as deep, and dropping it recurses.
+pub const OPERATORS_MAX: usize = 2_000;
 /// Bytes of an identifier (database, table, column, index).
 pub const NAME_BYTES_MAX: usize = 128;
 /// Sessions of one node.
