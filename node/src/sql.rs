@@ -1,5 +1,22 @@
 //! SQL: from text to results. DataFusion plans and runs queries; everything else is taken from the parsed statement.
 
+pub mod access;
+pub mod convert;
+pub mod dispatch;
+pub mod errors;
+pub mod explain;
+pub mod functions;
+pub mod names;
+pub mod parse;
+pub mod plan;
+pub mod provider;
+pub mod queries;
+pub mod rewrite;
+pub mod scan;
+pub mod session;
+pub mod settings;
+pub mod show;
+pub mod system;
 pub mod write;
 
 use async_trait::async_trait;

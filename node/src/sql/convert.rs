@@ -22,6 +22,7 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::ScalarValue;
+use quorate_core::row::ValueRef;
 use quorate_shared::error::WireError;
 use quorate_shared::value::{Decimal, Interval, SqlType, Value};
 use sqlparser::ast;
@@ -246,6 +247,22 @@ impl ColumnBuilder {
             (Self::Null(n), Value::Null) => *n += 1,
             (builder, Value::Null) => builder.push_null(),
             (_, value) => return Err(mismatch(value, "its column")),
+        }
+        Ok(())
+    }
+
+    /// Appends a value that still lies in its row.
+    ///
+    /// # Errors
+    /// As [`ColumnBuilder::push`].
+    pub fn push_ref(&mut self, value: ValueRef<'_>) -> Result<(), WireError> {
+        match (&mut *self, value) {
+            (Self::Text(b), ValueRef::Text(v) | ValueRef::Json(v)) => b.append_value(v),
+            (Self::Text(b), ValueRef::Uuid(u)) => b.append_value(uuid_text(&u)),
+            (Self::Bytes(b), ValueRef::Bytes(v)) => b.append_value(v),
+            (Self::Int64(b), ValueRef::Int(v)) => b.append_value(v),
+            (_, ValueRef::Null) => self.push_null(),
+            (builder, value) => return builder.push(&value.to_value()),
         }
         Ok(())
     }
