@@ -55,7 +55,8 @@ pub struct Identity {
 pub trait Router: Send + Sync + 'static {
     /// Proposes a write to a shard's leader, wherever it is; forwarded at most once. The caller replans and retries on
     /// `Conflict` and `StaleCatalog`; `NotLeader` and `Retry` are retried in here until the deadline.
-    async fn propose(&self, shard: ShardId, proposal: Proposal, deadline: Instant) -> Result<WriteResult, ProposeError>;
+    async fn propose(&self, shard: ShardId, proposal: Proposal, deadline: Instant)
+    -> Result<WriteResult, ProposeError>;
     /// A snapshot of a shard that satisfies a read level.
     async fn read(&self, shard: ShardId, level: &ReadLevel, deadline: Instant) -> Result<ReadPoint, WireError>;
     /// A snapshot of what is applied here, at once.

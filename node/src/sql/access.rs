@@ -52,7 +52,8 @@ pub fn plan(def: &TableDef, filters: &[&Expr]) -> Access {
     let known = gather(def, filters);
     let mut best: Option<(u32, Access)> = None;
     let public = def.indexes.iter().filter(|i| i.state == IndexState::Public);
-    let candidates = std::iter::once((IndexId::PRIMARY, &def.primary_key[..], true)).chain(public.map(|i| (i.id, &i.columns[..], i.unique)));
+    let candidates = std::iter::once((IndexId::PRIMARY, &def.primary_key[..], true))
+        .chain(public.map(|i| (i.id, &i.columns[..], i.unique)));
     for (index, columns, unique) in candidates {
         if let Some((score, access)) = through(def, index, columns, unique, &known, filters)
             && best.as_ref().is_none_or(|(s, _)| score > *s)
@@ -74,7 +75,14 @@ pub fn full(def: &TableDef) -> Access {
     }
 }
 
-fn through(def: &TableDef, index: IndexId, columns: &[ColumnPos], unique: bool, known: &[Known], filters: &[&Expr]) -> Option<(u32, Access)> {
+fn through(
+    def: &TableDef,
+    index: IndexId,
+    columns: &[ColumnPos],
+    unique: bool,
+    known: &[Known],
+    filters: &[&Expr],
+) -> Option<(u32, Access)> {
     let mut prefixes: Vec<Vec<Value>> = vec![Vec::new()];
     let mut consumed = Vec::new();
     let mut equal_columns = 0u32;
@@ -84,7 +92,10 @@ fn through(def: &TableDef, index: IndexId, columns: &[ColumnPos], unique: bool, 
         if let Some((filter, values)) = &facts.equal
             && prefixes.len().saturating_mul(values.len().max(1)) <= RANGES_MAX
         {
-            prefixes = prefixes.iter().flat_map(|p| values.iter().map(move |v| [&p[..], std::slice::from_ref(v)].concat())).collect();
+            prefixes = prefixes
+                .iter()
+                .flat_map(|p| values.iter().map(move |v| [&p[..], std::slice::from_ref(v)].concat()))
+                .collect();
             consumed.push(*filter);
             equal_columns += 1;
             continue;
@@ -119,7 +130,10 @@ fn through(def: &TableDef, index: IndexId, columns: &[ColumnPos], unique: bool, 
     let whole = usize::try_from(equal_columns).is_ok_and(|n| n == columns.len());
     let point = whole && unique && ranges.len() <= 1 && !prefixes.iter().any(|p| p.iter().any(Value::is_null));
     // An exact key beats everything; then more equal columns; then a bound; the primary key needs no second lookup.
-    let score = if whole && unique { 1_000 } else { 0 } + equal_columns * 20 + if bounds.is_some() { 10 } else { 0 } + if index == IndexId::PRIMARY { 5 } else { 0 };
+    let score = if whole && unique { 1_000 } else { 0 }
+        + equal_columns * 20
+        + if bounds.is_some() { 10 } else { 0 }
+        + if index == IndexId::PRIMARY { 5 } else { 0 };
     consumed.sort_unstable();
     consumed.dedup();
     let conditions = consumed.iter().filter_map(|i| filters.get(*i)).map(|f| show(f)).collect();
@@ -132,9 +146,12 @@ pub fn show(filter: &Expr) -> String {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => format!("{} {op} {}", show(left), show(right)),
         Expr::Column(c) => c.name.clone(),
         Expr::Literal(value, _) => match value {
-            ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => format!("'{}'", s.replace('\'', "''")),
+            ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)) => {
+                format!("'{}'", s.replace('\'', "''"))
+            }
             ScalarValue::Decimal128(Some(v), _, s) => {
-                quorate_shared::value::Value::Decimal(Decimal { unscaled: *v, scale: u8::try_from(*s).unwrap_or(0) }).to_string()
+                quorate_shared::value::Value::Decimal(Decimal { unscaled: *v, scale: u8::try_from(*s).unwrap_or(0) })
+                    .to_string()
             }
             other => other.to_string(),
         },
@@ -151,7 +168,13 @@ pub fn show(filter: &Expr) -> String {
         Expr::Not(e) => format!("NOT ({})", show(e)),
         Expr::Cast(c) => show(&c.expr),
         Expr::Like(Like { negated, expr, pattern, case_insensitive, .. }) => {
-            format!("{}{} {} {}", show(expr), if *negated { " NOT" } else { "" }, if *case_insensitive { "ILIKE" } else { "LIKE" }, show(pattern))
+            format!(
+                "{}{} {} {}",
+                show(expr),
+                if *negated { " NOT" } else { "" },
+                if *case_insensitive { "ILIKE" } else { "LIKE" },
+                show(pattern)
+            )
         }
         Expr::ScalarFunction(ScalarFunction { func, args }) => {
             let args: Vec<String> = args.iter().map(show).collect();
@@ -231,10 +254,15 @@ fn understand(def: &TableDef, filter: &Expr) -> Option<(ColumnPos, Fact)> {
             Some((position?, Fact::Equal(values)))
         }
         Expr::Between(Between { expr, negated: false, low, high }) => {
-            let (Expr::Column(column), Expr::Literal(low, _), Expr::Literal(high, _)) = (expr.as_ref(), low.as_ref(), high.as_ref()) else { return None };
+            let (Expr::Column(column), Expr::Literal(low, _), Expr::Literal(high, _)) =
+                (expr.as_ref(), low.as_ref(), high.as_ref())
+            else {
+                return None;
+            };
             let (position, low) = place(def, column, low)?;
             let (_, high) = place(def, column, high)?;
-            (!low.is_null() && !high.is_null()).then_some((position, Fact::Both(Bound::Included(low), Bound::Included(high))))
+            (!low.is_null() && !high.is_null())
+                .then_some((position, Fact::Both(Bound::Included(low), Bound::Included(high))))
         }
         Expr::IsNull(inner) => {
             let Expr::Column(column) = inner.as_ref() else { return None };
@@ -242,7 +270,9 @@ fn understand(def: &TableDef, filter: &Expr) -> Option<(ColumnPos, Fact)> {
             Some((position, Fact::Equal(vec![Value::Null])))
         }
         Expr::Like(Like { negated: false, expr, pattern, escape_char: None, case_insensitive: false }) => {
-            let (Expr::Column(column), Expr::Literal(pattern, _)) = (expr.as_ref(), pattern.as_ref()) else { return None };
+            let (Expr::Column(column), Expr::Literal(pattern, _)) = (expr.as_ref(), pattern.as_ref()) else {
+                return None;
+            };
             let prefix = pattern.try_as_str()??.strip_suffix('%')?;
             starts_with(def, column, prefix)
         }
@@ -256,7 +286,10 @@ fn understand(def: &TableDef, filter: &Expr) -> Option<(ColumnPos, Fact)> {
 
 fn starts_with(def: &TableDef, column: &Column, prefix: &str) -> Option<(ColumnPos, Fact)> {
     let (position, ty) = find(def, column)?;
-    if !matches!(ty, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) || prefix.is_empty() || prefix.contains(['%', '_', '\\']) {
+    if !matches!(ty, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))
+        || prefix.is_empty()
+        || prefix.contains(['%', '_', '\\'])
+    {
         return None;
     }
     let end = after_prefix(prefix)?;
@@ -300,9 +333,9 @@ fn place(def: &TableDef, column: &Column, literal: &ScalarValue) -> Option<(Colu
             }
             Value::Decimal(Decimal { unscaled: v.checked_mul(10i128.checked_pow(u32::from(scale - from))?)?, scale })
         }
-        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), _) => Value::Text((*literal.try_as_str()?)?.to_owned()),
+        (SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_), _) => Value::Text(literal.try_as_str()??.to_owned()),
         (SqlType::Uuid, _) => {
-            let text = (*literal.try_as_str()?)?;
+            let text = literal.try_as_str()??;
             let bytes = convert::parse_uuid(text)?;
             // Compared as canonical text above the scan; another spelling must not find the row here only.
             if convert::uuid_text(&bytes) != text {
@@ -310,7 +343,10 @@ fn place(def: &TableDef, column: &Column, literal: &ScalarValue) -> Option<(Colu
             }
             Value::Uuid(bytes)
         }
-        (SqlType::Bytes, ScalarValue::Binary(Some(b)) | ScalarValue::LargeBinary(Some(b)) | ScalarValue::BinaryView(Some(b))) => Value::Bytes(b.clone()),
+        (
+            SqlType::Bytes,
+            ScalarValue::Binary(Some(b)) | ScalarValue::LargeBinary(Some(b)) | ScalarValue::BinaryView(Some(b)),
+        ) => Value::Bytes(b.clone()),
         (SqlType::Date, ScalarValue::Date32(Some(d))) => Value::Date(*d),
         (SqlType::Time, ScalarValue::Time64Microsecond(Some(t))) => Value::Time(*t),
         (SqlType::Timestamp, ScalarValue::TimestampMicrosecond(Some(t), None)) => Value::Timestamp(*t),
@@ -321,7 +357,9 @@ fn place(def: &TableDef, column: &Column, literal: &ScalarValue) -> Option<(Colu
     let fits = match (ty, &value) {
         (SqlType::SmallInt, Value::Int(i)) => i16::try_from(*i).is_ok(),
         (SqlType::Int, Value::Int(i)) => i32::try_from(*i).is_ok(),
-        (SqlType::Varchar(n) | SqlType::Char(n), Value::Text(t)) => u32::try_from(t.chars().count()).is_ok_and(|c| c <= n),
+        (SqlType::Varchar(n) | SqlType::Char(n), Value::Text(t)) => {
+            u32::try_from(t.chars().count()).is_ok_and(|c| c <= n)
+        }
         _ => true,
     };
     fits.then_some((position, value))

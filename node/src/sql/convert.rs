@@ -10,15 +10,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder, Float64Builder, Int16Builder,
-    Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, NullArray, RecordBatch, StringBuilder, Time64MicrosecondBuilder,
-    TimestampMicrosecondBuilder,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
+    Float64Builder, Int16Builder, Int32Builder, Int64Builder, IntervalMonthDayNanoBuilder, NullArray, RecordBatch,
+    StringBuilder, Time64MicrosecondBuilder, TimestampMicrosecondBuilder,
 };
 use datafusion::arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Field, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType,
-    IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, Time32MillisecondType, Time32SecondType,
-    Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Field, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, IntervalDayTimeType, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+    IntervalYearMonthType, Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::ScalarValue;
@@ -89,7 +90,9 @@ pub fn sql_type_of_arrow(ty: &DataType) -> SqlType {
             SqlType::Decimal { precision: (*p).min(38), scale: u8::try_from(*s).unwrap_or(0) }
         }
         DataType::Decimal256(_, s) => SqlType::Decimal { precision: 38, scale: u8::try_from(*s).unwrap_or(0).min(38) },
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => SqlType::Bytes,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
+            SqlType::Bytes
+        }
         DataType::Date32 | DataType::Date64 => SqlType::Date,
         DataType::Time32(_) | DataType::Time64(_) => SqlType::Time,
         DataType::Timestamp(_, None) => SqlType::Timestamp,
@@ -126,8 +129,12 @@ pub fn scalar(value: &Value, like: Option<&DataType>) -> Result<ScalarValue, Wir
     match like {
         Some(ty) if *ty != own.data_type() => match (&own, ty) {
             // A number given for a narrower place is compared as it is: the planner widens.
-            (ScalarValue::Int64(_) | ScalarValue::Float64(_) | ScalarValue::Decimal128(..), t) if t.is_numeric() => Ok(own),
-            _ => own.cast_to(ty).map_err(|_| WireError::sql("22P02", format!("a parameter does not fit the type {}", sql_type_of_arrow(ty)))),
+            (ScalarValue::Int64(_) | ScalarValue::Float64(_) | ScalarValue::Decimal128(..), t) if t.is_numeric() => {
+                Ok(own)
+            }
+            _ => own.cast_to(ty).map_err(|_| {
+                WireError::sql("22P02", format!("a parameter does not fit the type {}", sql_type_of_arrow(ty)))
+            }),
         },
         _ => Ok(own),
     }
@@ -217,7 +224,9 @@ impl ColumnBuilder {
             SqlType::Date => Self::Date(Date32Builder::with_capacity(rows)),
             SqlType::Time => Self::Time(Time64MicrosecondBuilder::with_capacity(rows)),
             SqlType::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows)),
-            SqlType::TimestampTz => Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC)),
+            SqlType::TimestampTz => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC))
+            }
             SqlType::Interval => Self::Interval(IntervalMonthDayNanoBuilder::with_capacity(rows)),
             SqlType::Null => Self::Null(0),
         }
@@ -230,13 +239,17 @@ impl ColumnBuilder {
     pub fn push(&mut self, value: &Value) -> Result<(), WireError> {
         match (self, value) {
             (Self::Bool(b), Value::Bool(v)) => b.append_value(*v),
-            (Self::Int16(b), Value::Int(v)) => b.append_value(i16::try_from(*v).map_err(|_| mismatch(value, "SMALLINT"))?),
+            (Self::Int16(b), Value::Int(v)) => {
+                b.append_value(i16::try_from(*v).map_err(|_| mismatch(value, "SMALLINT"))?)
+            }
             (Self::Int32(b), Value::Int(v)) => b.append_value(i32::try_from(*v).map_err(|_| mismatch(value, "INT"))?),
             (Self::Int64(b), Value::Int(v)) => b.append_value(*v),
             #[allow(clippy::cast_possible_truncation)] // rounded to 32 bits when it was stored
             (Self::Float32(b), Value::Float(v)) => b.append_value(*v as f32),
             (Self::Float64(b), Value::Float(v)) => b.append_value(*v),
-            (Self::Decimal(b, _, scale), Value::Decimal(d)) => b.append_value(rescale(d, *scale).ok_or_else(|| mismatch(value, "DECIMAL"))?),
+            (Self::Decimal(b, _, scale), Value::Decimal(d)) => {
+                b.append_value(rescale(d, *scale).ok_or_else(|| mismatch(value, "DECIMAL"))?)
+            }
             (Self::Text(b), Value::Text(v) | Value::Json(v)) => b.append_value(v),
             (Self::Text(b), Value::Uuid(u)) => b.append_value(uuid_text(u)),
             (Self::Bytes(b), Value::Bytes(v)) => b.append_value(v),
@@ -366,8 +379,15 @@ fn column_values(array: &ArrayRef, ty: SqlType, rows: &mut [Vec<Value>]) -> Resu
         DataType::Float64 => push_all!(array.as_primitive::<Float64Type>(), rows, |v| Value::Float(v)),
         DataType::Decimal128(_, scale) => {
             let (scale, negative) = (u8::try_from(*scale).unwrap_or(0), u32::from(scale.unsigned_abs()));
-            let factor = if scale == 0 && negative > 0 && array.data_type() != &DataType::Decimal128(38, 0) { 10i128.checked_pow(negative).unwrap_or(1) } else { 1 };
-            push_all!(array.as_primitive::<Decimal128Type>(), rows, |v| Value::Decimal(Decimal { unscaled: v.saturating_mul(factor), scale }));
+            let factor = if scale == 0 && negative > 0 && array.data_type() != &DataType::Decimal128(38, 0) {
+                10i128.checked_pow(negative).unwrap_or(1)
+            } else {
+                1
+            };
+            push_all!(array.as_primitive::<Decimal128Type>(), rows, |v| Value::Decimal(Decimal {
+                unscaled: v.saturating_mul(factor),
+                scale
+            }));
         }
         DataType::Utf8 => push_all!(array.as_string::<i32>(), rows, |v| text_value(v, ty)),
         DataType::LargeUtf8 => push_all!(array.as_string::<i64>(), rows, |v| text_value(v, ty)),
@@ -377,9 +397,15 @@ fn column_values(array: &ArrayRef, ty: SqlType, rows: &mut [Vec<Value>]) -> Resu
         DataType::BinaryView => push_all!(array.as_binary_view(), rows, |v| Value::Bytes(v.to_vec())),
         DataType::FixedSizeBinary(_) => push_all!(array.as_fixed_size_binary(), rows, |v| Value::Bytes(v.to_vec())),
         DataType::Date32 => push_all!(array.as_primitive::<Date32Type>(), rows, |v| Value::Date(v)),
-        DataType::Time32(TimeUnit::Second) => push_all!(array.as_primitive::<Time32SecondType>(), rows, |v| Value::Time(i64::from(v) * 1_000_000)),
-        DataType::Time32(_) => push_all!(array.as_primitive::<Time32MillisecondType>(), rows, |v| Value::Time(i64::from(v) * 1_000)),
-        DataType::Time64(TimeUnit::Nanosecond) => push_all!(array.as_primitive::<Time64NanosecondType>(), rows, |v| Value::Time(v.div_euclid(1_000))),
+        DataType::Time32(TimeUnit::Second) => {
+            push_all!(array.as_primitive::<Time32SecondType>(), rows, |v| Value::Time(i64::from(v) * 1_000_000))
+        }
+        DataType::Time32(_) => {
+            push_all!(array.as_primitive::<Time32MillisecondType>(), rows, |v| Value::Time(i64::from(v) * 1_000))
+        }
+        DataType::Time64(TimeUnit::Nanosecond) => {
+            push_all!(array.as_primitive::<Time64NanosecondType>(), rows, |v| Value::Time(v.div_euclid(1_000)))
+        }
         DataType::Time64(_) => push_all!(array.as_primitive::<Time64MicrosecondType>(), rows, |v| Value::Time(v)),
         DataType::Timestamp(unit, zone) => timestamps(array, *unit, zone.is_some(), rows),
         DataType::Interval(unit) => intervals(array, *unit, rows),
@@ -399,17 +425,27 @@ fn text_value(text: &str, ty: SqlType) -> Value {
 fn timestamps(array: &ArrayRef, unit: TimeUnit, zoned: bool, rows: &mut [Vec<Value>]) {
     let make = |micros: i64| if zoned { Value::TimestampTz(micros) } else { Value::Timestamp(micros) };
     match unit {
-        TimeUnit::Second => push_all!(array.as_primitive::<TimestampSecondType>(), rows, |v| make(v.saturating_mul(1_000_000))),
-        TimeUnit::Millisecond => push_all!(array.as_primitive::<TimestampMillisecondType>(), rows, |v| make(v.saturating_mul(1_000))),
+        TimeUnit::Second => {
+            push_all!(array.as_primitive::<TimestampSecondType>(), rows, |v| make(v.saturating_mul(1_000_000)))
+        }
+        TimeUnit::Millisecond => {
+            push_all!(array.as_primitive::<TimestampMillisecondType>(), rows, |v| make(v.saturating_mul(1_000)))
+        }
         TimeUnit::Microsecond => push_all!(array.as_primitive::<TimestampMicrosecondType>(), rows, |v| make(v)),
-        TimeUnit::Nanosecond => push_all!(array.as_primitive::<TimestampNanosecondType>(), rows, |v| make(v.div_euclid(1_000))),
+        TimeUnit::Nanosecond => {
+            push_all!(array.as_primitive::<TimestampNanosecondType>(), rows, |v| make(v.div_euclid(1_000)))
+        }
     }
 }
 
 fn intervals(array: &ArrayRef, unit: IntervalUnit, rows: &mut [Vec<Value>]) {
     match unit {
         IntervalUnit::YearMonth => {
-            push_all!(array.as_primitive::<IntervalYearMonthType>(), rows, |v| Value::Interval(Interval { months: v, days: 0, micros: 0 }));
+            push_all!(array.as_primitive::<IntervalYearMonthType>(), rows, |v| Value::Interval(Interval {
+                months: v,
+                days: 0,
+                micros: 0
+            }));
         }
         IntervalUnit::DayTime => push_all!(array.as_primitive::<IntervalDayTimeType>(), rows, |v| {
             Value::Interval(Interval { months: 0, days: v.days, micros: i64::from(v.milliseconds) * 1_000 })
@@ -429,7 +465,8 @@ fn formatted(array: &ArrayRef, rows: &mut [Vec<Value>]) -> Result<(), WireError>
         return Ok(());
     }
     let options = FormatOptions::default();
-    let formatter = ArrayFormatter::try_new(array, &options).map_err(|e| WireError::sql("0A000", format!("a result cannot be shown: {e}")))?;
+    let formatter = ArrayFormatter::try_new(array, &options)
+        .map_err(|e| WireError::sql("0A000", format!("a result cannot be shown: {e}")))?;
     for (i, row) in rows.iter_mut().enumerate() {
         row.push(if array.is_null(i) { Value::Null } else { Value::Text(formatter.value(i).to_string()) });
     }
@@ -445,34 +482,99 @@ pub fn declared_type(ty: &ast::DataType) -> Result<SqlType, WireError> {
     Ok(match ty {
         D::Boolean | D::Bool => SqlType::Bool,
         D::TinyInt(Some(1)) => SqlType::SmallInt,
-        D::TinyInt(_) | D::TinyIntUnsigned(_) | D::UTinyInt | D::SmallInt(_) | D::Int2(_) | D::Int16 | D::Int8Unsigned(_) | D::UInt8 => match ty {
+        D::TinyInt(_)
+        | D::TinyIntUnsigned(_)
+        | D::UTinyInt
+        | D::SmallInt(_)
+        | D::Int2(_)
+        | D::Int16
+        | D::Int8Unsigned(_)
+        | D::UInt8 => match ty {
             D::Int8Unsigned(_) => SqlType::BigInt,
             _ => SqlType::SmallInt,
         },
-        D::SmallIntUnsigned(_) | D::Int2Unsigned(_) | D::USmallInt | D::MediumInt(_) | D::MediumIntUnsigned(_) | D::Int(_) | D::Int4(_) | D::Int32 | D::Integer(_) | D::UInt16 => SqlType::Int,
-        D::IntUnsigned(_) | D::Int4Unsigned(_) | D::IntegerUnsigned(_) | D::UInt32 | D::BigInt(_) | D::Int8(_) | D::Int64 | D::BigIntUnsigned(_) | D::UBigInt | D::UInt64 | D::Signed | D::Unsigned
-        | D::SignedInteger | D::UnsignedInteger => SqlType::BigInt,
+        D::SmallIntUnsigned(_)
+        | D::Int2Unsigned(_)
+        | D::USmallInt
+        | D::MediumInt(_)
+        | D::MediumIntUnsigned(_)
+        | D::Int(_)
+        | D::Int4(_)
+        | D::Int32
+        | D::Integer(_)
+        | D::UInt16 => SqlType::Int,
+        D::IntUnsigned(_)
+        | D::Int4Unsigned(_)
+        | D::IntegerUnsigned(_)
+        | D::UInt32
+        | D::BigInt(_)
+        | D::Int8(_)
+        | D::Int64
+        | D::BigIntUnsigned(_)
+        | D::UBigInt
+        | D::UInt64
+        | D::Signed
+        | D::Unsigned
+        | D::SignedInteger
+        | D::UnsignedInteger => SqlType::BigInt,
         D::Real | D::Float4 | D::Float32 => SqlType::Real,
         D::Float(info) => match info {
             ast::ExactNumberInfo::Precision(p) if *p <= 24 => SqlType::Real,
             _ => SqlType::Double,
         },
-        D::FloatUnsigned(_) | D::Double(_) | D::DoubleUnsigned(_) | D::DoublePrecision | D::DoublePrecisionUnsigned | D::Float8 | D::Float64 | D::RealUnsigned => SqlType::Double,
-        D::Decimal(info) | D::Numeric(info) | D::Dec(info) | D::DecimalUnsigned(info) | D::DecUnsigned(info) | D::BigDecimal(info) | D::BigNumeric(info) => decimal(info)?,
-        D::Text | D::String(_) | D::TinyText | D::MediumText | D::LongText | D::Clob(_) | D::CharacterLargeObject(_) | D::CharLargeObject(_) => SqlType::Text,
-        D::Varchar(n) | D::CharacterVarying(n) | D::CharVarying(n) | D::Nvarchar(n) => length(n)?.map_or(SqlType::Text, SqlType::Varchar),
+        D::FloatUnsigned(_)
+        | D::Double(_)
+        | D::DoubleUnsigned(_)
+        | D::DoublePrecision
+        | D::DoublePrecisionUnsigned
+        | D::Float8
+        | D::Float64
+        | D::RealUnsigned => SqlType::Double,
+        D::Decimal(info)
+        | D::Numeric(info)
+        | D::Dec(info)
+        | D::DecimalUnsigned(info)
+        | D::DecUnsigned(info)
+        | D::BigDecimal(info)
+        | D::BigNumeric(info) => decimal(info)?,
+        D::Text
+        | D::String(_)
+        | D::TinyText
+        | D::MediumText
+        | D::LongText
+        | D::Clob(_)
+        | D::CharacterLargeObject(_)
+        | D::CharLargeObject(_) => SqlType::Text,
+        D::Varchar(n) | D::CharacterVarying(n) | D::CharVarying(n) | D::Nvarchar(n) => {
+            length(n)?.map_or(SqlType::Text, SqlType::Varchar)
+        }
         D::Char(n) | D::Character(n) => SqlType::Char(length(n)?.unwrap_or(1)),
-        D::Bytea | D::Blob(_) | D::TinyBlob | D::MediumBlob | D::LongBlob | D::Binary(_) | D::Varbinary(_) | D::Bytes(_) => SqlType::Bytes,
+        D::Bytea
+        | D::Blob(_)
+        | D::TinyBlob
+        | D::MediumBlob
+        | D::LongBlob
+        | D::Binary(_)
+        | D::Varbinary(_)
+        | D::Bytes(_) => SqlType::Bytes,
         D::Date | D::Date32 => SqlType::Date,
         D::Time(_, ast::TimezoneInfo::None | ast::TimezoneInfo::WithoutTimeZone) => SqlType::Time,
-        D::Datetime(_) | D::Timestamp(_, ast::TimezoneInfo::None | ast::TimezoneInfo::WithoutTimeZone) | D::TimestampNtz(_) => SqlType::Timestamp,
+        D::Datetime(_)
+        | D::Timestamp(_, ast::TimezoneInfo::None | ast::TimezoneInfo::WithoutTimeZone)
+        | D::TimestampNtz(_) => SqlType::Timestamp,
         D::Timestamp(..) => SqlType::TimestampTz,
         D::Interval { .. } => SqlType::Interval,
         D::Uuid => SqlType::Uuid,
         D::JSON | D::JSONB => SqlType::Json,
         D::Enum(..) => SqlType::Text,
         D::Custom(name, modifiers) => custom(name, modifiers)?,
-        other => return Err(WireError::sql("0A000", format!("the type {} is not supported", other.to_string().to_uppercase())).hint(TYPES_HINT)),
+        other => {
+            return Err(WireError::sql(
+                "0A000",
+                format!("the type {} is not supported", other.to_string().to_uppercase()),
+            )
+            .hint(TYPES_HINT));
+        }
     })
 }
 
@@ -492,7 +594,26 @@ fn custom(name: &ast::ObjectName, modifiers: &[String]) -> Result<SqlType, WireE
         "number" | "money" => SqlType::Decimal { precision: 38, scale: 10 },
         "year" => SqlType::Int,
         other => {
-            let known = ["boolean", "smallint", "integer", "bigint", "real", "double", "decimal", "numeric", "text", "varchar", "bytea", "date", "time", "timestamp", "interval", "uuid", "json", "serial"];
+            let known = [
+                "boolean",
+                "smallint",
+                "integer",
+                "bigint",
+                "real",
+                "double",
+                "decimal",
+                "numeric",
+                "text",
+                "varchar",
+                "bytea",
+                "date",
+                "time",
+                "timestamp",
+                "interval",
+                "uuid",
+                "json",
+                "serial",
+            ];
             let nearest = known.iter().map(|k| (strsim::damerau_levenshtein(k, other), *k)).min();
             let error = WireError::sql("42704", format!("type \"{other}\" does not exist"));
             return Err(match nearest {
@@ -511,7 +632,8 @@ fn decimal(info: &ast::ExactNumberInfo) -> Result<SqlType, WireError> {
     };
     match (u8::try_from(precision), u8::try_from(scale)) {
         (Ok(precision @ 1..=38), Ok(scale)) if scale <= precision => Ok(SqlType::Decimal { precision, scale }),
-        _ => Err(WireError::sql("22023", format!("DECIMAL({precision},{scale}) is not possible")).hint("a DECIMAL has 1 to 38 digits, of which at most all are behind the point")),
+        _ => Err(WireError::sql("22023", format!("DECIMAL({precision},{scale}) is not possible"))
+            .hint("a DECIMAL has 1 to 38 digits, of which at most all are behind the point")),
     }
 }
 

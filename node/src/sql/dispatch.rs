@@ -55,7 +55,12 @@ pub async fn prepare(run: &Run, parsed: Arc<Parsed>, statement: u32) -> Result<(
 pub fn writes(statement: &Statement) -> bool {
     !matches!(
         statement,
-        Statement::Query(_) | Statement::Explain { .. } | Statement::ExplainTable { .. } | Statement::Use(_) | Statement::Set(_) | Statement::Reset(_)
+        Statement::Query(_)
+            | Statement::Explain { .. }
+            | Statement::ExplainTable { .. }
+            | Statement::Use(_)
+            | Statement::Set(_)
+            | Statement::Reset(_)
     ) && !show::handles(statement)
 }
 
@@ -83,15 +88,25 @@ fn set(run: &Run, set: &ast::Set) -> Result<Done, WireError> {
                 pairs.push((assignment.name.to_string(), setting_text(std::slice::from_ref(&assignment.value))));
             }
         }
-        ast::Set::SetTimeZone { value, .. } => pairs.push(("timezone".to_owned(), setting_text(std::slice::from_ref(value)))),
-        ast::Set::SetNames { .. } | ast::Set::SetNamesDefault {} => return Ok(ignored("SET NAMES has no effect: text is UTF-8")),
-        ast::Set::SetTransaction { .. } => return Ok(ignored("SET TRANSACTION has no effect: every statement is serializable")),
+        ast::Set::SetTimeZone { value, .. } => {
+            pairs.push(("timezone".to_owned(), setting_text(std::slice::from_ref(value))))
+        }
+        ast::Set::SetNames { .. } | ast::Set::SetNamesDefault {} => {
+            return Ok(ignored("SET NAMES has no effect: text is UTF-8"));
+        }
+        ast::Set::SetTransaction { .. } => {
+            return Ok(ignored("SET TRANSACTION has no effect: every statement is serializable"));
+        }
         other => return Err(WireError::unsupported(other.to_string())),
     }
     let mut done = Done { tag: "SET".to_owned(), ..Done::default() };
     let mut tried = Settings::clone(&run.settings);
     for (name, value) in pairs {
-        let name = name.trim_start_matches("@@").trim_start_matches("session.").trim_start_matches("global.").replace(['"', '`'], "");
+        let name = name
+            .trim_start_matches("@@")
+            .trim_start_matches("session.")
+            .trim_start_matches("global.")
+            .replace(['"', '`'], "");
         if name == "database" {
             show::check_database(run, &value.to_lowercase())?;
         }
@@ -122,7 +137,9 @@ fn setting_text(values: &[ast::Expr]) -> String {
 fn reset(run: &Run, reset: &ast::ResetStatement) -> Result<Done, WireError> {
     let defaults = Settings::default();
     let names: Vec<String> = match &reset.reset {
-        ast::Reset::ALL => super::settings::SETTINGS.iter().map(|(n, _)| (*n).to_owned()).filter(|n| n != "database").collect(),
+        ast::Reset::ALL => {
+            super::settings::SETTINGS.iter().map(|(n, _)| (*n).to_owned()).filter(|n| n != "database").collect()
+        }
         ast::Reset::ConfigurationParameter(name) => vec![name.to_string()],
     };
     let mut done = Done { tag: "RESET".to_owned(), ..Done::default() };
@@ -148,7 +165,12 @@ pub fn notice(message: &str) -> Notice {
 ///
 /// # Errors
 /// The sink's.
-pub async fn send(sink: &mut dyn Sink, tag: &str, columns: Vec<Column>, rows: Vec<Vec<Value>>) -> Result<Done, WireError> {
+pub async fn send(
+    sink: &mut dyn Sink,
+    tag: &str,
+    columns: Vec<Column>,
+    rows: Vec<Vec<Value>>,
+) -> Result<Done, WireError> {
     let count = u64::try_from(rows.len()).unwrap_or(0);
     sink.columns(columns).await?;
     let mut rows = rows;
@@ -166,19 +188,25 @@ fn refused(statement: &Statement, parsed: &Parsed) -> WireError {
         Statement::StartTransaction { .. } => WireError::unsupported("BEGIN").hint(ATOMIC),
         Statement::Commit { .. } => WireError::unsupported("COMMIT").hint(ATOMIC),
         Statement::Rollback { .. } => WireError::unsupported("ROLLBACK").hint(ATOMIC),
-        Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => WireError::unsupported("SAVEPOINT").hint(ATOMIC),
+        Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
+            WireError::unsupported("SAVEPOINT").hint(ATOMIC)
+        }
         Statement::Prepare { .. } | Statement::Execute { .. } | Statement::Deallocate { .. } => {
             WireError::unsupported("PREPARE in SQL").hint("clients prepare statements by the protocol")
         }
         Statement::Copy { .. } => WireError::unsupported("COPY").hint("INSERT with many rows per statement loads fast"),
-        Statement::CreateSchema { .. } => WireError::unsupported("CREATE SCHEMA").hint("CREATE DATABASE is the namespace here"),
+        Statement::CreateSchema { .. } => {
+            WireError::unsupported("CREATE SCHEMA").hint("CREATE DATABASE is the namespace here")
+        }
         Statement::CreateFunction(_) | Statement::CreateProcedure { .. } => WireError::unsupported("stored code"),
         Statement::CreateTrigger(_) => WireError::unsupported("CREATE TRIGGER"),
         Statement::CreateUser(_) | Statement::CreateRole(_) | Statement::Grant(_) | Statement::Revoke(_) => {
             WireError::unsupported(parsed.verb() + " of users and roles").hint("there is no authentication yet")
         }
         Statement::LockTables { .. } | Statement::UnlockTables => WireError::unsupported("LOCK TABLES").hint(ATOMIC),
-        Statement::Merge(_) => WireError::unsupported("MERGE").hint("INSERT … ON CONFLICT DO UPDATE does the same for one row each"),
+        Statement::Merge(_) => {
+            WireError::unsupported("MERGE").hint("INSERT … ON CONFLICT DO UPDATE does the same for one row each")
+        }
         Statement::Vacuum(_) | Statement::Analyze(_) | Statement::OptimizeTable { .. } => {
             WireError::unsupported(parsed.verb()).hint("nothing needs it: storage is kept tidy in the background")
         }

@@ -35,11 +35,17 @@ pub fn translate(error: &DataFusionError) -> WireError {
         }
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => translate(inner),
         DataFusionError::Shared(inner) => translate(inner),
-        DataFusionError::Collection(errors) => errors.first().map_or_else(|| WireError::sql("XX000", "the statement failed"), translate),
+        DataFusionError::Collection(errors) => {
+            errors.first().map_or_else(|| WireError::sql("XX000", "the statement failed"), translate)
+        }
         DataFusionError::SchemaError(schema, _) => from_schema(schema),
-        DataFusionError::ResourcesExhausted(_) => WireError::sql("53200", "the statement needs more memory than the node allows one")
-            .hint("narrow it with WHERE, or join the smaller table on the other side"),
-        DataFusionError::NotImplemented(text) => WireError::sql("0A000", format!("this is not supported: {}", clean(text))),
+        DataFusionError::ResourcesExhausted(_) => {
+            WireError::sql("53200", "the statement needs more memory than the node allows one")
+                .hint("narrow it with WHERE, or join the smaller table on the other side")
+        }
+        DataFusionError::NotImplemented(text) => {
+            WireError::sql("0A000", format!("this is not supported: {}", clean(text)))
+        }
         DataFusionError::Plan(text) | DataFusionError::Execution(text) => from_text(text),
         other => from_text(&other.to_string()),
     }
@@ -48,7 +54,8 @@ pub fn translate(error: &DataFusionError) -> WireError {
 fn from_schema(error: &SchemaError) -> WireError {
     match error {
         SchemaError::FieldNotFound { field, valid_fields } => {
-            let shown = field.relation.as_ref().map_or_else(|| field.name.clone(), |r| format!("{}.{}", r.table(), field.name));
+            let shown =
+                field.relation.as_ref().map_or_else(|| field.name.clone(), |r| format!("{}.{}", r.table(), field.name));
             let error = WireError::sql("42703", format!("column \"{shown}\" does not exist"));
             let names: Vec<&str> = valid_fields.iter().map(|f| f.name.as_str()).collect();
             match nearest(&field.name, &names) {
@@ -60,10 +67,13 @@ fn from_schema(error: &SchemaError) -> WireError {
                 }
             }
         }
-        SchemaError::AmbiguousReference { field } => WireError::sql("42702", format!("column \"{}\" is ambiguous", field.name))
-            .hint("say which table it is of, as in t.column"),
+        SchemaError::AmbiguousReference { field } => {
+            WireError::sql("42702", format!("column \"{}\" is ambiguous", field.name))
+                .hint("say which table it is of, as in t.column")
+        }
         SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
-            WireError::sql("42701", format!("column \"{name}\" appears more than once")).hint("give one of them another name with AS")
+            WireError::sql("42701", format!("column \"{name}\" appears more than once"))
+                .hint("give one of them another name with AS")
         }
     }
 }
@@ -87,7 +97,9 @@ fn from_text(text: &str) -> WireError {
         return WireError::sql("22012", "division by zero");
     }
     if has("overflow") || has("out of range") {
-        return WireError::sql("22003", "a number is out of range").detail(clean(text)).hint("cast one side to a wider type, such as DECIMAL");
+        return WireError::sql("22003", "a number is out of range")
+            .detail(clean(text))
+            .hint("cast one side to a wider type, such as DECIMAL");
     }
     if let Some(rest) = after(text, "Cannot cast string '") {
         let value = rest.split('\'').next().unwrap_or_default();
@@ -106,19 +118,31 @@ fn from_text(text: &str) -> WireError {
             _ => error,
         };
     }
-    if has("must appear in the group by") || has("could not be resolved from available columns") || has("projection references non-aggregate values") {
+    if has("must appear in the group by")
+        || has("could not be resolved from available columns")
+        || has("projection references non-aggregate values")
+    {
         let column = between(text, "Expression ", " could not").or_else(|| between(text, "column \"", "\""));
         let what = column.map_or_else(|| "a column".to_owned(), |c| format!("\"{}\"", clean(&c)));
         return WireError::sql("42803", format!("{what} must appear in GROUP BY or be used in an aggregate function"));
     }
-    if has("failed to coerce") || has("no function matches") || has("cannot coerce") || has("cannot infer common argument type") || has("is not compatible") || has("can't cast") || has("cannot be cast") || has("unsupported cast") {
+    if has("failed to coerce")
+        || has("no function matches")
+        || has("cannot coerce")
+        || has("cannot infer common argument type")
+        || has("is not compatible")
+        || has("can't cast")
+        || has("cannot be cast")
+        || has("unsupported cast")
+    {
         return WireError::sql("42804", coercion(text)).hint("CAST(x AS type) makes types agree");
     }
     if has("more than one row") || has("more than one element") || has("at most one row") {
         return WireError::sql("21000", "a subquery used as a value gave more than one row");
     }
     if has("resources exhausted") {
-        return WireError::sql("53200", "the statement needs more memory than the node allows one").hint("narrow it with WHERE");
+        return WireError::sql("53200", "the statement needs more memory than the node allows one")
+            .hint("narrow it with WHERE");
     }
     if has("not implemented") || has("not supported") || has("unsupported") {
         return WireError::sql("0A000", format!("this is not supported: {}", clean(text)));
@@ -127,10 +151,15 @@ fn from_text(text: &str) -> WireError {
 }
 
 fn coercion(text: &str) -> String {
-    if let Some(name) = between(text, "function: '", "'").or_else(|| between(text, "Error during planning: Function '", "'")).or_else(|| between(text, "Function '", "'")) {
+    if let Some(name) = between(text, "function: '", "'")
+        .or_else(|| between(text, "Error during planning: Function '", "'"))
+        .or_else(|| between(text, "Function '", "'"))
+    {
         return format!("the function {}() does not take these arguments", clean(&name));
     }
-    if let (Some(left), Some(right)) = (between(text, "Cannot infer common argument type for ", " "), between(text, "operation ", ".")) {
+    if let (Some(left), Some(right)) =
+        (between(text, "Cannot infer common argument type for ", " "), between(text, "operation ", "."))
+    {
         return format!("types do not agree ({left} {})", clean(&right));
     }
     format!("types do not agree: {}", clean(text))
@@ -229,7 +258,9 @@ fn clean(text: &str) -> String {
     let trimmed = out.trim().trim_end_matches('.');
     let mut chars = trimmed.chars();
     match (chars.next(), chars.clone().next()) {
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => first.to_lowercase().chain(chars).collect(),
+        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
+            first.to_lowercase().chain(chars).collect()
+        }
         _ => trimmed.to_owned(),
     }
 }

@@ -14,7 +14,9 @@ use datafusion::datasource::cte_worktable::CteWorkTable;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
-use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, col,
+};
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use quorate_core::catalog::{Catalog, TableDesc, ViewDesc};
 use quorate_shared::error::WireError;
@@ -57,7 +59,15 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// For a statement of a session in `database`; `mentioned` are the column names in its text.
     pub fn new(state: &'a SessionState, catalog: &'a Arc<Catalog>, database: &str, mentioned: HashSet<String>) -> Self {
-        Self { state, catalog, database: database.to_owned(), mentioned, depth: 0, types: Arc::new(Types), used: Arc::default() }
+        Self {
+            state,
+            catalog,
+            database: database.to_owned(),
+            mentioned,
+            depth: 0,
+            types: Arc::new(Types),
+            used: Arc::default(),
+        }
     }
 
     /// What was used until now.
@@ -90,10 +100,14 @@ impl<'a> Names<'a> {
             used.picture |= name != "queries";
             used.running |= name == "queries";
             drop(used);
-            return system::table(name).map(provider_as_source).ok_or_else(|| unknown_table(database, name, &system::NAMES));
+            return system::table(name)
+                .map(provider_as_source)
+                .ok_or_else(|| unknown_table(database, name, &system::NAMES));
         }
         if database == "information_schema" {
-            return system::information_schema(name, self.catalog, &self.database).map(provider_as_source).ok_or_else(|| unknown_table(database, name, &["tables", "columns"]));
+            return system::information_schema(name, self.catalog, &self.database)
+                .map(provider_as_source)
+                .ok_or_else(|| unknown_table(database, name, &["tables", "columns"]));
         }
         let Some(desc) = self.catalog.databases.get(database) else {
             let names: Vec<&str> = self.catalog.databases.keys().map(String::as_str).collect();
@@ -113,8 +127,18 @@ impl<'a> Names<'a> {
         if name == "dual" {
             return Ok(provider_as_source(system::dual()));
         }
-        let tables = self.catalog.tables.range((desc.id, String::new())..).take_while(|((d, _), _)| *d == desc.id).map(|((_, n), _)| n.as_str());
-        let views = self.catalog.views.range((desc.id, String::new())..).take_while(|((d, _), _)| *d == desc.id).map(|((_, n), _)| n.as_str());
+        let tables = self
+            .catalog
+            .tables
+            .range((desc.id, String::new())..)
+            .take_while(|((d, _), _)| *d == desc.id)
+            .map(|((_, n), _)| n.as_str());
+        let views = self
+            .catalog
+            .views
+            .range((desc.id, String::new())..)
+            .take_while(|((d, _), _)| *d == desc.id)
+            .map(|((_, n), _)| n.as_str());
         Err(unknown_table(database, name, &tables.chain(views).collect::<Vec<_>>()))
     }
 
@@ -187,12 +211,19 @@ impl ContextProvider for Names<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         match name {
             TableReference::Bare { table } => self.table(&self.database, &table),
-            TableReference::Partial { schema, table } if &*schema == "public" && !self.catalog.databases.contains_key("public") => self.table(&self.database, &table),
+            TableReference::Partial { schema, table }
+                if &*schema == "public" && !self.catalog.databases.contains_key("public") =>
+            {
+                self.table(&self.database, &table)
+            }
             TableReference::Partial { schema, table } => self.table(&schema, &table),
             TableReference::Full { catalog, schema, table } => match &*schema {
                 "public" => self.table(&catalog, &table),
                 "information_schema" => self.table("information_schema", &table),
-                _ => Err(external(WireError::sql("3F000", format!("there is no schema \"{schema}\"")).hint("tables are named database.table"))),
+                _ => Err(external(
+                    WireError::sql("3F000", format!("there is no schema \"{schema}\""))
+                        .hint("tables are named database.table"),
+                )),
             },
         }
     }

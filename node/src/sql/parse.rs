@@ -13,9 +13,7 @@ use std::ops::ControlFlow;
 
 use quorate_shared::error::WireError;
 use quorate_shared::limits::{NESTING_MAX, OPERATORS_MAX, STATEMENT_BYTES_MAX, TOKENS_MAX};
-use sqlparser::ast::{
-    Expr, Ident, Query, Select, SelectItem, SetExpr, Statement, VisitMut, VisitorMut,
-};
+use sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, Statement, VisitMut, VisitorMut};
 use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -98,13 +96,17 @@ impl Parsed {
 /// `42601` with the position for anything that is no SQL, `54000`/`54001` past a limit.
 pub fn parse(sql: &str) -> Result<Parsed, WireError> {
     if sql.len() > STATEMENT_BYTES_MAX {
-        return Err(WireError::sql("54000", format!("the statement has {} bytes; at most {STATEMENT_BYTES_MAX} are allowed", sql.len()))
-            .hint("split it into several statements"));
+        return Err(WireError::sql(
+            "54000",
+            format!("the statement has {} bytes; at most {STATEMENT_BYTES_MAX} are allowed", sql.len()),
+        )
+        .hint("split it into several statements"));
     }
     if sql.contains('\0') {
         return Err(WireError::sql("42601", "the statement contains a NUL character"));
     }
-    let order = if sql.contains('`') { [Flavour::MySql, Flavour::Postgres] } else { [Flavour::Postgres, Flavour::MySql] };
+    let order =
+        if sql.contains('`') { [Flavour::MySql, Flavour::Postgres] } else { [Flavour::Postgres, Flavour::MySql] };
     let first = match attempt(sql, order[0]) {
         Ok(parsed) => return Ok(parsed),
         Err(Attempt::Final(error)) => return Err(error),
@@ -185,7 +187,10 @@ fn attempt(sql: &str, flavour: Flavour) -> Result<Parsed, Attempt> {
 
 fn check_limits(sql: &str, tokens: &[TokenWithSpan]) -> Option<WireError> {
     if tokens.len() > TOKENS_MAX {
-        return Some(WireError::sql("54000", format!("the statement has {} words and signs; at most {TOKENS_MAX} are allowed", tokens.len())));
+        return Some(WireError::sql(
+            "54000",
+            format!("the statement has {} words and signs; at most {TOKENS_MAX} are allowed", tokens.len()),
+        ));
     }
     // Operators since the last comma, per open parenthesis: the depth of the tree they become.
     let mut chains: Vec<usize> = vec![0];
@@ -206,14 +211,33 @@ fn check_limits(sql: &str, tokens: &[TokenWithSpan]) -> Option<WireError> {
             Token::Word(w) => match w.keyword {
                 Keyword::CASE => cases += 1,
                 Keyword::END => cases = cases.saturating_sub(1),
-                Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN | Keyword::IS => {
+                Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::UNION
+                | Keyword::EXCEPT
+                | Keyword::INTERSECT
+                | Keyword::JOIN
+                | Keyword::IS => {
                     bump(&mut chains);
                 }
                 _ => {}
             },
             Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
-            Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat | Token::DoubleColon | Token::Arrow
-            | Token::LongArrow | Token::ExclamationMark | Token::Tilde | Token::Caret | Token::Pipe | Token::Ampersand => bump(&mut chains),
+            Token::Plus
+            | Token::Minus
+            | Token::Mul
+            | Token::Div
+            | Token::Mod
+            | Token::StringConcat
+            | Token::DoubleColon
+            | Token::Arrow
+            | Token::LongArrow
+            | Token::ExclamationMark
+            | Token::Tilde
+            | Token::Caret
+            | Token::Pipe
+            | Token::Ampersand => bump(&mut chains),
             _ => {}
         }
         if chains.len() + cases > NESTING_MAX {
@@ -271,7 +295,8 @@ fn fold(tokens: &mut [TokenWithSpan], spelling: &mut Spelling) -> Result<usize, 
                 *name = format!("${anonymous}");
             }
             Token::Placeholder(name) => {
-                let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=65_535).contains(n));
+                let number =
+                    name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=65_535).contains(n));
                 let Some(number) = number else {
                     return Err(WireError::sql("42601", format!("placeholder {name} is not $1, $2, … or ?")));
                 };
@@ -361,7 +386,8 @@ fn ends_select_list(keyword: Keyword) -> bool {
 fn label_query(query: &mut Query, texts: Option<Vec<String>>, spelling: &Spelling) -> Vec<Label> {
     let Some(select) = outermost(query) else { return Vec::new() };
     let texts = texts.filter(|t| t.len() == select.projection.len());
-    let has_wildcard = select.projection.iter().any(|i| matches!(i, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    let has_wildcard =
+        select.projection.iter().any(|i| matches!(i, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
     let single = select.projection.len() == 1;
     let mut seen = std::collections::HashSet::new();
     let mut labels = Vec::with_capacity(select.projection.len());
@@ -476,7 +502,9 @@ fn parser_error(sql: &str, error: &ParserError) -> WireError {
         } else {
             format!("syntax error at or near \"{}\"", word_at(sql, offset).unwrap_or(found))
         };
-        let error = WireError::sql("42601", summary).detail(format!("expected {}", lower_first(expected))).at(if found == "EOF" { end } else { offset });
+        let error = WireError::sql("42601", summary)
+            .detail(format!("expected {}", lower_first(expected)))
+            .at(if found == "EOF" { end } else { offset });
         return match keyword_hint(sql, if found == "EOF" { end } else { offset }) {
             Some(hint) => error.hint(hint),
             None => error,
@@ -515,9 +543,48 @@ fn word_at(sql: &str, offset: u32) -> Option<&str> {
 }
 
 const KEYWORDS: &[&str] = &[
-    "SELECT", "FROM", "WHERE", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "INSERT", "INTO", "VALUES", "UPDATE", "DELETE", "CREATE", "TABLE",
-    "INDEX", "DROP", "ALTER", "DATABASE", "UNIQUE", "PRIMARY", "FOREIGN", "REFERENCES", "DISTINCT", "UNION", "BETWEEN", "LIKE", "JOIN", "INNER",
-    "LEFT", "RIGHT", "OUTER", "USING", "EXISTS", "DESCRIBE", "EXPLAIN", "SHOW", "TRUNCATE", "CONSTRAINT", "DEFAULT", "RETURNING", "CONFLICT",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "HAVING",
+    "ORDER",
+    "LIMIT",
+    "OFFSET",
+    "INSERT",
+    "INTO",
+    "VALUES",
+    "UPDATE",
+    "DELETE",
+    "CREATE",
+    "TABLE",
+    "INDEX",
+    "DROP",
+    "ALTER",
+    "DATABASE",
+    "UNIQUE",
+    "PRIMARY",
+    "FOREIGN",
+    "REFERENCES",
+    "DISTINCT",
+    "UNION",
+    "BETWEEN",
+    "LIKE",
+    "JOIN",
+    "INNER",
+    "LEFT",
+    "RIGHT",
+    "OUTER",
+    "USING",
+    "EXISTS",
+    "DESCRIBE",
+    "EXPLAIN",
+    "SHOW",
+    "TRUNCATE",
+    "CONSTRAINT",
+    "DEFAULT",
+    "RETURNING",
+    "CONFLICT",
 ];
 
 /// A misspelt keyword at the error, or just before it (`SELECT a FORM t` fails at `t`).

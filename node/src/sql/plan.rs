@@ -157,7 +157,8 @@ impl SqlEngine {
 }
 
 fn config() -> SessionConfig {
-    let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false).with_batch_size(4096);
+    let mut config =
+        SessionConfig::new().with_target_partitions(1).with_information_schema(false).with_batch_size(4096);
     let options = config.options_mut();
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.enable_ident_normalization = false;
@@ -187,7 +188,13 @@ impl<F: Future> Future for Deep<F> {
 ///
 /// # Errors
 /// Unknown names, types that do not agree, what the planner cannot do.
-pub fn plan_query(run: &Run, catalog: &Arc<Catalog>, query: &ast::Query, labels: &[Label], spelling: &Spelling) -> Result<Planned, WireError> {
+pub fn plan_query(
+    run: &Run,
+    catalog: &Arc<Catalog>,
+    query: &ast::Query,
+    labels: &[Label],
+    spelling: &Spelling,
+) -> Result<Planned, WireError> {
     stacker::maybe_grow(STACK_LEFT, STACK_NEW, || {
         refuse(query)?;
         let state = run.engine.state_for(run);
@@ -202,7 +209,8 @@ pub fn plan_query(run: &Run, catalog: &Arc<Catalog>, query: &ast::Query, labels:
 /// Clauses the planner would ignore.
 fn refuse(query: &ast::Query) -> Result<(), WireError> {
     if !query.locks.is_empty() {
-        return Err(WireError::unsupported("SELECT … FOR UPDATE/SHARE").hint("statements are atomic: UPDATE … WHERE checks and changes in one step"));
+        return Err(WireError::unsupported("SELECT … FOR UPDATE/SHARE")
+            .hint("statements are atomic: UPDATE … WHERE checks and changes in one step"));
     }
     if let ast::SetExpr::Select(select) = query.body.as_ref()
         && select.into.is_some()
@@ -232,7 +240,8 @@ fn label(plan: &LogicalPlan, labels: &[Label], spelling: &Spelling, used: &Used)
                 }
                 _ => None,
             };
-            let number = || field.name().strip_prefix("__q").and_then(|n| n.parse::<usize>().ok()).and_then(|n| labels.get(n));
+            let number =
+                || field.name().strip_prefix("__q").and_then(|n| n.parse::<usize>().ok()).and_then(|n| labels.get(n));
             let name = match label.or_else(number) {
                 Some(Label::Text(text)) => text.clone(),
                 Some(Label::Column) => own(column_name(plan, i, field.name())),
@@ -337,7 +346,13 @@ pub struct Running {
 ///
 /// # Errors
 /// The planner's, or no snapshot at the level asked for.
-pub async fn start(run: &Run, planned: &Planned, params: &[Value], data: Option<ReadPoint>, record_reads: bool) -> Result<Running, WireError> {
+pub async fn start(
+    run: &Run,
+    planned: &Planned,
+    params: &[Value],
+    data: Option<ReadPoint>,
+    record_reads: bool,
+) -> Result<Running, WireError> {
     let mut points = BTreeMap::new();
     let mut age_ms = None;
     for shard in &planned.used.shards {
@@ -364,7 +379,8 @@ pub async fn start(run: &Run, planned: &Planned, params: &[Value], data: Option<
     let plan = bind(params, planned.plan.clone())?;
     let mut state = run.engine.state_for(run);
     state.config_mut().set_extension(Arc::clone(&reading));
-    let physical = Deep(Box::pin(async { state.create_physical_plan(&plan).await })).await.map_err(|e| errors::translate(&e))?;
+    let physical =
+        Deep(Box::pin(async { state.create_physical_plan(&plan).await })).await.map_err(|e| errors::translate(&e))?;
     let context = Arc::new(TaskContext::new(
         None,
         String::new(),
@@ -383,7 +399,13 @@ pub async fn start(run: &Run, planned: &Planned, params: &[Value], data: Option<
 ///
 /// # Errors
 /// Whatever fails it; see [`start`].
-pub async fn run_query(run: &Run, parsed: &Parsed, query: &ast::Query, prepared: Option<&PreparedQuery>, sink: &mut dyn Sink) -> Result<Done, WireError> {
+pub async fn run_query(
+    run: &Run,
+    parsed: &Parsed,
+    query: &ast::Query,
+    prepared: Option<&PreparedQuery>,
+    sink: &mut dyn Sink,
+) -> Result<Done, WireError> {
     let needs_data = names_tables(query);
     for attempt in 0.. {
         let (catalog, data) = begin(run, needs_data).await?;
@@ -454,7 +476,11 @@ fn rows_per_chunk(bytes: usize, rows: usize) -> usize {
 ///
 /// # Errors
 /// As [`plan_query`].
-pub async fn prepare_query(run: &Run, parsed: &Parsed, query: &ast::Query) -> Result<(PreparedQuery, Vec<Option<SqlType>>), WireError> {
+pub async fn prepare_query(
+    run: &Run,
+    parsed: &Parsed,
+    query: &ast::Query,
+) -> Result<(PreparedQuery, Vec<Option<SqlType>>), WireError> {
     let catalog = run.router.catalog();
     let planned = match plan_query(run, &catalog, query, &parsed.labels, &parsed.spelling) {
         // A table created a moment ago on another node: ask again with the catalog as it is in the cluster.
@@ -465,7 +491,9 @@ pub async fn prepare_query(run: &Run, parsed: &Parsed, query: &ast::Query) -> Re
         other => other?,
     };
     let types = planned.plan.get_parameter_types().map_err(|e| errors::translate(&e))?;
-    let params = (1..=parsed.params).map(|i| types.get(&format!("${i}")).and_then(Option::as_ref).map(convert::sql_type_of_arrow)).collect();
+    let params = (1..=parsed.params)
+        .map(|i| types.get(&format!("${i}")).and_then(Option::as_ref).map(convert::sql_type_of_arrow))
+        .collect();
     Ok((PreparedQuery { planned, version: catalog.version, database: run.settings.database.clone() }, params))
 }
 
@@ -490,7 +518,14 @@ pub struct Collected {
 ///
 /// # Errors
 /// `54000` beyond `bytes_max`, else as [`run_query`].
-pub async fn collect(run: &Run, query: &ast::Query, params: &[Value], catalog: &Arc<Catalog>, point: &ReadPoint, bytes_max: usize) -> Result<Collected, WireError> {
+pub async fn collect(
+    run: &Run,
+    query: &ast::Query,
+    params: &[Value],
+    catalog: &Arc<Catalog>,
+    point: &ReadPoint,
+    bytes_max: usize,
+) -> Result<Collected, WireError> {
     let planned = plan_query(run, catalog, query, &[], &Spelling::default())?;
     let mut running = start(run, &planned, params, Some(point.clone()), true).await?;
     let types: Vec<SqlType> = running.columns.iter().map(|c| c.ty).collect();
@@ -501,11 +536,19 @@ pub async fn collect(run: &Run, query: &ast::Query, params: &[Value], catalog: &
         run.check()?;
         bytes = bytes.saturating_add(batch.get_array_memory_size());
         if bytes > bytes_max {
-            return Err(WireError::sql("54000", format!("the statement would change more than {bytes_max} bytes of rows at once"))
-                .hint("change them in several statements, each over a part of the keys"));
+            return Err(WireError::sql(
+                "54000",
+                format!("the statement would change more than {bytes_max} bytes of rows at once"),
+            )
+            .hint("change them in several statements, each over a part of the keys"));
         }
         rows.extend(convert::rows(&batch, &types)?);
     }
-    let reads = running.reading.reads.as_ref().map(|r| std::mem::take(&mut *r.lock().unwrap_or_else(PoisonError::into_inner))).unwrap_or_default();
+    let reads = running
+        .reading
+        .reads
+        .as_ref()
+        .map(|r| std::mem::take(&mut *r.lock().unwrap_or_else(PoisonError::into_inner)))
+        .unwrap_or_default();
     Ok(Collected { columns: running.columns, rows, reads })
 }

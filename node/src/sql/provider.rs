@@ -44,8 +44,11 @@ impl QuorateTable {
             fields.push(convert::field(&name, column.ty, nullable));
             columns.push(position);
         }
-        let key: Option<Vec<usize>> = table.def.primary_key.iter().map(|p| columns.iter().position(|c| c == p)).collect();
-        let constraints = key.filter(|k| !k.is_empty()).map_or_else(Constraints::default, |k| Constraints::new_unverified(vec![Constraint::PrimaryKey(k)]));
+        let key: Option<Vec<usize>> =
+            table.def.primary_key.iter().map(|p| columns.iter().position(|c| c == p)).collect();
+        let constraints = key
+            .filter(|k| !k.is_empty())
+            .map_or_else(Constraints::default, |k| Constraints::new_unverified(vec![Constraint::PrimaryKey(k)]));
         Self { table: Arc::new(table), columns, schema: Arc::new(Schema::new(fields)), constraints }
     }
 }
@@ -74,11 +77,20 @@ impl TableProvider for QuorateTable {
             .collect())
     }
 
-    async fn scan(&self, _state: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr], limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let filters: Vec<&Expr> = filters.iter().collect();
         let access = access::plan(&self.table.def, &filters);
         let (schema, columns) = match projection {
-            Some(wanted) => (Arc::new(self.schema.project(wanted)?), wanted.iter().filter_map(|i| self.columns.get(*i).copied()).collect()),
+            Some(wanted) => (
+                Arc::new(self.schema.project(wanted)?),
+                wanted.iter().filter_map(|i| self.columns.get(*i).copied()).collect(),
+            ),
             None => (Arc::clone(&self.schema), self.columns.clone()),
         };
         Ok(Arc::new(ScanExec::new(Arc::clone(&self.table), schema, columns, access, limit)?))

@@ -7,11 +7,12 @@
 use std::ops::ControlFlow;
 
 use quorate_shared::error::WireError;
-use sqlparser::ast::{
-    BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, OrderByExpr, Statement, Value, ValueWithSpan, VisitMut, VisitorMut,
-};
 use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, Statement, Value, ValueWithSpan, VisitMut,
+    VisitorMut,
+};
 
 use super::parse::Flavour;
 
@@ -54,9 +55,15 @@ impl VisitorMut for Normaliser {
                 }
             }
             Expr::BinaryOp { left, op, right } => match op {
-                BinaryOperator::Spaceship => *expr = Expr::IsNotDistinctFrom(Box::new(take(left)), Box::new(take(right))),
+                BinaryOperator::Spaceship => {
+                    *expr = Expr::IsNotDistinctFrom(Box::new(take(left)), Box::new(take(right)))
+                }
                 BinaryOperator::MyIntegerDivide => {
-                    let divided = Expr::BinaryOp { left: Box::new(take(left)), op: BinaryOperator::Divide, right: Box::new(take(right)) };
+                    let divided = Expr::BinaryOp {
+                        left: Box::new(take(left)),
+                        op: BinaryOperator::Divide,
+                        right: Box::new(take(right)),
+                    };
                     *expr = cast(call("trunc", vec![divided]), DataType::BigInt(None));
                 }
                 _ => {}
@@ -102,12 +109,20 @@ impl Normaliser {
                 if let Some([date, interval]) = two(&function)
                     && matches!(interval, Expr::Interval(_))
                 {
-                    let op = if name.ends_with("add") || name.starts_with("add") { BinaryOperator::Plus } else { BinaryOperator::Minus };
+                    let op = if name.ends_with("add") || name.starts_with("add") {
+                        BinaryOperator::Plus
+                    } else {
+                        BinaryOperator::Minus
+                    };
                     let date = match date {
                         Expr::Value(_) => cast(date, DataType::Datetime(None)),
                         other => other,
                     };
-                    return Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(date), op, right: Box::new(interval) }));
+                    return Expr::Nested(Box::new(Expr::BinaryOp {
+                        left: Box::new(date),
+                        op,
+                        right: Box::new(interval),
+                    }));
                 }
             }
             "group_concat" => return group_concat(function),

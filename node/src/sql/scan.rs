@@ -21,7 +21,9 @@ use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::{RecordBatchReceiverStream, RecordBatchStreamAdapter};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
 use futures::StreamExt;
 use quorate_core::catalog::TableDesc;
 use quorate_core::engine::KeyRange;
@@ -84,7 +86,11 @@ impl Reading {
         if let Some(reads) = &self.reads {
             // A data range always has an end: something sorts behind every table.
             let end = range.end.clone().unwrap_or_else(|| Bytes::from_static(&[0xff]));
-            reads.lock().unwrap_or_else(PoisonError::into_inner).push(ReadCheck { start: range.start.clone(), end, seen });
+            reads.lock().unwrap_or_else(PoisonError::into_inner).push(ReadCheck {
+                start: range.start.clone(),
+                end,
+                seen,
+            });
         }
     }
 }
@@ -106,13 +112,32 @@ impl ScanExec {
     ///
     /// # Errors
     /// None today; building the ordering may fail in the planner.
-    pub fn new(table: Arc<TableDesc>, schema: SchemaRef, columns: Vec<ColumnPos>, access: Access, limit: Option<usize>) -> Result<Self> {
+    pub fn new(
+        table: Arc<TableDesc>,
+        schema: SchemaRef,
+        columns: Vec<ColumnPos>,
+        access: Access,
+        limit: Option<usize>,
+    ) -> Result<Self> {
         let equivalence = match ordering(&table, &columns, &schema, &access) {
             Some(ordering) => EquivalenceProperties::new_with_orderings(Arc::clone(&schema), [ordering]),
             None => EquivalenceProperties::new(Arc::clone(&schema)),
         };
-        let properties = PlanProperties::new(equivalence, Partitioning::UnknownPartitioning(1), EmissionType::Incremental, Boundedness::Bounded);
-        Ok(Self { table, schema, columns, access, limit, properties: Arc::new(properties), metrics: ExecutionPlanMetricsSet::new() })
+        let properties = PlanProperties::new(
+            equivalence,
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Self {
+            table,
+            schema,
+            columns,
+            access,
+            limit,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
     }
 
     /// One line for EXPLAIN: table, shard, index and key conditions.
@@ -121,8 +146,10 @@ impl ScanExec {
         let index = def.indexes.iter().find(|i| i.id == self.access.index);
         let name = index.map_or_else(|| def.primary_key_name.clone(), |i| i.name.clone());
         let columns = index.map_or(&def.primary_key, |i| &i.columns);
-        let names: Vec<String> = columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| c.name.clone()).collect();
-        let hidden = index.is_none() && def.primary_key.iter().any(|c| def.columns.get(usize::from(*c)).is_some_and(|c| c.hidden));
+        let names: Vec<String> =
+            columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| c.name.clone()).collect();
+        let hidden = index.is_none()
+            && def.primary_key.iter().any(|c| def.columns.get(usize::from(*c)).is_some_and(|c| c.hidden));
         let via = match (index, hidden) {
             (Some(_), _) => format!("index {name} ({})", names.join(", ")),
             (None, true) => "row order".to_owned(),
@@ -179,7 +206,10 @@ impl ExecutionPlan for ScanExec {
         Vec::new()
     }
 
-    fn apply_expressions(&self, _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
@@ -196,7 +226,14 @@ impl ExecutionPlan for ScanExec {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        let scan = Self::new(Arc::clone(&self.table), Arc::clone(&self.schema), self.columns.clone(), self.access.clone(), limit).ok()?;
+        let scan = Self::new(
+            Arc::clone(&self.table),
+            Arc::clone(&self.schema),
+            self.columns.clone(),
+            self.access.clone(),
+            limit,
+        )
+        .ok()?;
         Some(Arc::new(scan))
     }
 
@@ -214,7 +251,8 @@ impl ExecutionPlan for ScanExec {
         for range in &self.access.ranges {
             reading.note(range, point.snapshot.timestamp);
         }
-        let cursor = Cursor::new(self, point.snapshot.clone(), MetricBuilder::new(&self.metrics).output_rows(partition))?;
+        let cursor =
+            Cursor::new(self, point.snapshot.clone(), MetricBuilder::new(&self.metrics).output_rows(partition))?;
         Ok(stream(cursor, Arc::clone(&self.schema), reading))
     }
 }
@@ -312,7 +350,9 @@ impl Cursor {
         }
         let columns = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(got));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map(Some).map_err(DataFusionError::from)
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map(Some)
+            .map_err(DataFusionError::from)
     }
 
     /// Reads up to `most` rows of a range; says where to go on if there may be more.
@@ -346,8 +386,15 @@ impl Cursor {
 }
 
 /// The row an index entry points to.
-fn lookup(snapshot: &Snapshot, table: &TableDesc, index: &IndexDef, key: &[u8], entry: &Version) -> Result<Option<Version>> {
-    let row_key = keys::row_key_of_entry(&table.def, index, key, &entry.row).map_err(|e| external(super::errors::internal("reading an index entry", &e)))?;
+fn lookup(
+    snapshot: &Snapshot,
+    table: &TableDesc,
+    index: &IndexDef,
+    key: &[u8],
+    entry: &Version,
+) -> Result<Option<Version>> {
+    let row_key = keys::row_key_of_entry(&table.def, index, key, &entry.row)
+        .map_err(|e| external(super::errors::internal("reading an index entry", &e)))?;
     snapshot.get(&row_key).map_err(|e| fatal(&e))
 }
 

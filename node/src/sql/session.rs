@@ -143,7 +143,8 @@ fn cancelled() -> WireError {
 
 fn timed_out(settings: &Settings, options: &QueryOptions) -> WireError {
     let ms = if options.deadline_ms > 0 { options.deadline_ms } else { settings.statement_timeout_ms };
-    WireError::sql("57014", format!("the statement took longer than {ms} ms")).hint("SET statement_timeout = '5min' allows more")
+    WireError::sql("57014", format!("the statement took longer than {ms} ms"))
+        .hint("SET statement_timeout = '5min' allows more")
 }
 
 /// One client's session.
@@ -160,7 +161,14 @@ pub struct SqlSession {
 impl SqlSession {
     /// Opens a session in a database, with settings as by `SET name = value`. Unknown settings are ignored: another
     /// version of the client may know more.
-    pub fn new(router: Arc<dyn Router>, engine: Arc<SqlEngine>, id: SessionId, user: &str, database: Option<&str>, settings: &[(String, String)]) -> Self {
+    pub fn new(
+        router: Arc<dyn Router>,
+        engine: Arc<SqlEngine>,
+        id: SessionId,
+        user: &str,
+        database: Option<&str>,
+        settings: &[(String, String)],
+    ) -> Self {
         let mut own = Settings::default();
         for (name, value) in settings {
             // What a newer client knows and this node does not must not refuse the connection.
@@ -169,7 +177,15 @@ impl SqlSession {
         if let Some(database) = database {
             own.database = database.to_lowercase();
         }
-        Self { engine, router, id, user: Arc::from(user), settings: Arc::new(own), prepared: BTreeMap::new(), next_statement: 1 }
+        Self {
+            engine,
+            router,
+            id,
+            user: Arc::from(user),
+            settings: Arc::new(own),
+            prepared: BTreeMap::new(),
+            next_statement: 1,
+        }
     }
 
     /// The session's settings.
@@ -269,7 +285,10 @@ impl SqlSession {
         let started = Instant::now();
         let wanted = prepared.parsed.params;
         if params.len() != wanted {
-            return Err(WireError::sql("08P01", format!("the statement has {wanted} parameters and got {}", params.len())));
+            return Err(WireError::sql(
+                "08P01",
+                format!("the statement has {wanted} parameters and got {}", params.len()),
+            ));
         }
         let run = self.start(params, options, cancel);
         let _listed = self.engine.queries().enter(&run, &prepared.parsed.sql);

@@ -114,7 +114,10 @@ impl Settings {
             "database" => self.database = value.to_lowercase(),
             "read_level" => self.read_level = parse_read_level(value)?,
             "wait_for_replicas" => self.wait_for_replicas = number(&name, value)?,
-            "wait_timeout" => self.wait_timeout_ms = u32::try_from(duration_ms(&name, value)?).map_err(|_| bad(&name, value, "a shorter time"))?,
+            "wait_timeout" => {
+                self.wait_timeout_ms =
+                    u32::try_from(duration_ms(&name, value)?).map_err(|_| bad(&name, value, "a shorter time"))?
+            }
             "statement_timeout" => {
                 let ms = duration_ms(&name, value)?;
                 // 0 means "none" elsewhere; every statement has a deadline here.
@@ -233,7 +236,11 @@ fn parse_read_level(value: &str) -> Result<ReadLevel, WireError> {
     match words.next() {
         Some("linearizable" | "strong") => Ok(ReadLevel::Linearizable),
         Some("local") => Ok(ReadLevel::Local),
-        Some("max_staleness") => words.next().and_then(|w| duration_ms("read_level", w).ok()).map(ReadLevel::MaxStaleness).ok_or_else(|| bad("read_level", value, wanted)),
+        Some("max_staleness") => words
+            .next()
+            .and_then(|w| duration_ms("read_level", w).ok())
+            .map(ReadLevel::MaxStaleness)
+            .ok_or_else(|| bad("read_level", value, wanted)),
         Some("after") => {
             let tokens: Option<Vec<Token>> = words.map(parse_token).collect();
             tokens.filter(|t| !t.is_empty()).map(ReadLevel::After).ok_or_else(|| bad("read_level", value, wanted))

@@ -17,7 +17,9 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
 use quorate_core::catalog::Catalog;
 use quorate_core::table::DefaultValue;
 use quorate_shared::status::ClusterStatus;
@@ -50,7 +52,8 @@ const NODES: &[(&str, SqlType)] = &[
     ("sessions", N),
     ("statements", N),
 ];
-const SHARDS: &[(&str, SqlType)] = &[("id", T), ("leader", T), ("term", N), ("commit", N), ("confirmed", B), ("chain", T), ("log_bytes", N)];
+const SHARDS: &[(&str, SqlType)] =
+    &[("id", T), ("leader", T), ("term", N), ("commit", N), ("confirmed", B), ("chain", T), ("log_bytes", N)];
 const REPLICAS: &[(&str, SqlType)] = &[
     ("shard", T),
     ("node", T),
@@ -66,8 +69,10 @@ const REPLICAS: &[(&str, SqlType)] = &[
     ("stuck_at", T),
 ];
 const PROBLEMS: &[(&str, SqlType)] = &[("name", T), ("severity", T), ("subject", T), ("since", T), ("hint", T)];
-const QUERIES: &[(&str, SqlType)] = &[("session", N), ("user", T), ("database", T), ("sql", T), ("started", SqlType::TimestampTz), ("elapsed_ms", N)];
-const INFO_TABLES: &[(&str, SqlType)] = &[("table_catalog", T), ("table_schema", T), ("table_name", T), ("table_type", T)];
+const QUERIES: &[(&str, SqlType)] =
+    &[("session", N), ("user", T), ("database", T), ("sql", T), ("started", SqlType::TimestampTz), ("elapsed_ms", N)];
+const INFO_TABLES: &[(&str, SqlType)] =
+    &[("table_catalog", T), ("table_schema", T), ("table_name", T), ("table_type", T)];
 const INFO_COLUMNS: &[(&str, SqlType)] = &[
     ("table_catalog", T),
     ("table_schema", T),
@@ -120,7 +125,11 @@ fn text(value: impl Into<String>) -> Value {
 fn info_tables(catalog: &Catalog, database: &str) -> Vec<Vec<Value>> {
     let Some(desc) = catalog.databases.get(database) else { return Vec::new() };
     let row = |name: &str, kind: &str| vec![text(&desc.name), text("public"), text(name), text(kind)];
-    let tables = catalog.tables.iter().filter(|((d, _), t)| *d == desc.id && t.public).map(|(_, t)| row(&t.def.name, "BASE TABLE"));
+    let tables = catalog
+        .tables
+        .iter()
+        .filter(|((d, _), t)| *d == desc.id && t.public)
+        .map(|(_, t)| row(&t.def.name, "BASE TABLE"));
     let views = catalog.views.iter().filter(|((d, _), _)| *d == desc.id).map(|(_, v)| row(&v.name, "VIEW"));
     tables.chain(views).collect()
 }
@@ -182,7 +191,15 @@ fn nodes(picture: &ClusterStatus) -> Vec<Vec<Value>> {
 
 fn shards(picture: &ClusterStatus) -> Vec<Vec<Value>> {
     let row = |s: &quorate_shared::status::ShardStatus| {
-        vec![text(&s.id), opt(s.leader.as_ref()), num(s.term), num(s.commit), Value::Bool(s.confirmed), opt(s.chain.as_ref()), num(s.log_bytes)]
+        vec![
+            text(&s.id),
+            opt(s.leader.as_ref()),
+            num(s.term),
+            num(s.commit),
+            Value::Bool(s.confirmed),
+            opt(s.chain.as_ref()),
+            num(s.log_bytes),
+        ]
     };
     picture.shards.iter().map(row).collect()
 }
@@ -211,7 +228,9 @@ fn replicas(picture: &ClusterStatus) -> Vec<Vec<Value>> {
 }
 
 fn problems(picture: &ClusterStatus) -> Vec<Vec<Value>> {
-    let row = |p: &quorate_shared::status::Problem| vec![text(&p.name), text(p.severity.to_string()), text(&p.subject), text(&p.since), text(&p.hint)];
+    let row = |p: &quorate_shared::status::Problem| {
+        vec![text(&p.name), text(p.severity.to_string()), text(&p.subject), text(&p.since), text(&p.hint)]
+    };
     picture.problems.iter().map(row).collect()
 }
 
@@ -262,10 +281,21 @@ impl TableProvider for Listing {
         TableType::View
     }
 
-    async fn scan(&self, _state: &dyn Session, projection: Option<&Vec<usize>>, _filters: &[Expr], _limit: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.types.len()).collect());
         let schema = Arc::new(self.schema.project(&wanted)?);
-        let properties = PlanProperties::new(EquivalenceProperties::new(Arc::clone(&schema)), Partitioning::UnknownPartitioning(1), EmissionType::Final, Boundedness::Bounded);
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
         let types = wanted.iter().filter_map(|i| self.types.get(*i).copied()).collect();
         Ok(Arc::new(ListingExec { wanted, types, schema, rows: self.rows.clone(), properties: Arc::new(properties) }))
     }
@@ -307,7 +337,8 @@ impl ListingExec {
                 &made
             }
         };
-        let mut builders: Vec<ColumnBuilder> = self.types.iter().map(|ty| ColumnBuilder::new(*ty, rows.len())).collect();
+        let mut builders: Vec<ColumnBuilder> =
+            self.types.iter().map(|ty| ColumnBuilder::new(*ty, rows.len())).collect();
         for row in rows {
             for (builder, at) in builders.iter_mut().zip(&self.wanted) {
                 builder.push(row.get(*at).unwrap_or(&Value::Null)).map_err(external)?;
