@@ -1,0 +1,132 @@
+//! The applier: puts committed, locally durable entries into the engine, in small batches, and publishes how far it is.
+//!
+//! Invariant: the catalog is published before the index that carries it, so whoever waited for an index of `s0` sees at
+//! least that catalog.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use quorate_core::catalog::Catalog;
+use quorate_core::error::Fatal;
+use quorate_core::log::LogEntry;
+use quorate_core::machine::{Applied, Machine};
+use quorate_core::mvcc::Snapshot;
+use quorate_shared::ids::{CatalogVersion, ShardId};
+use quorate_shared::limits::APPLY_BATCH_BYTES_MAX;
+
+use super::{Event, Failure, Shared};
+
+/// Apply these.
+pub(crate) struct Job {
+    pub shard: ShardId,
+    pub entries: Vec<LogEntry>,
+}
+
+pub(super) struct Applier {
+    shared: Arc<Shared>,
+    machines: BTreeMap<ShardId, Machine>,
+}
+
+impl Applier {
+    pub(super) fn new(shared: Arc<Shared>, machines: BTreeMap<ShardId, Machine>) -> Self {
+        Self { shared, machines }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut jobs: Vec<Job> = Vec::new();
+        while self.shared.applies.take(&mut jobs, None) {
+            let mut by_shard: BTreeMap<ShardId, Vec<LogEntry>> = BTreeMap::new();
+            for mut job in jobs.drain(..) {
+                by_shard.entry(job.shard).or_default().append(&mut job.entries);
+            }
+            for (shard, entries) in by_shard {
+                if let Err(fatal) = self.apply(shard, &entries) {
+                    let why = fatal.to_string();
+                    self.shared.inbox.push(Event::Stop(None, why.clone()));
+                    self.shared.outgoing.failed(Failure::Engine, &why);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, shard: ShardId, entries: &[LogEntry]) -> Result<(), Fatal> {
+        let (Some(machine), Some(view)) = (self.machines.get_mut(&shard), self.shared.views.get(&shard)) else {
+            return Ok(());
+        };
+        for batch in batches(entries) {
+            let applied = guarded(|| machine.apply(batch))?;
+            if applied.schema_changed && shard == ShardId::META {
+                let snapshot = Snapshot::new(view.tree().clone(), applied.timestamp);
+                let catalog = guarded(|| Catalog::load(&snapshot, CatalogVersion::new(applied.index.get())))?;
+                self.shared.set_catalog(catalog);
+            }
+            view.publish(&applied);
+            self.shared.inbox.push(Event::Applied(shard, applied));
+        }
+        Ok(())
+    }
+}
+
+/// Cuts entries into batches that the engine takes in a few milliseconds.
+pub(crate) fn batches(entries: &[LogEntry]) -> impl Iterator<Item = &[LogEntry]> {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let count = rest
+            .iter()
+            .take_while(|entry| {
+                let first = bytes == 0;
+                bytes += entry.bytes.len() + 1;
+                first || bytes <= APPLY_BATCH_BYTES_MAX
+            })
+            .count();
+        let (batch, later) = rest.split_at_checked(count).filter(|(batch, _)| !batch.is_empty())?;
+        rest = later;
+        Some(batch)
+    })
+}
+
+/// The engine's library panics on damage of its files; that is its failure, not ours.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Fatal>) -> Result<T, Fatal> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_else(|| "it panicked".into());
+        Err(Fatal::new("use the engine", message))
+    })
+}
+
+/// What is applied in a tree, for callers that replay.
+pub fn replay(machine: &mut Machine, entries: &[LogEntry]) -> Result<Option<Applied>, Fatal> {
+    let mut last = None;
+    for batch in batches(entries) {
+        last = Some(guarded(|| machine.apply(batch))?);
+    }
+    Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_core::log::Payload;
+    use quorate_shared::ids::{Index, Term};
+
+    use super::*;
+
+    #[test]
+    fn batches_hold_whole_entries_and_at_least_one() {
+        let entry = |i: u64, bytes: usize| LogEntry {
+            index: Index::new(i),
+            term: Term::new(1),
+            payload: Payload::Entry,
+            bytes: Bytes::from(vec![0; bytes]),
+        };
+        let entries = [entry(1, 10), entry(2, APPLY_BATCH_BYTES_MAX + 5), entry(3, 10), entry(4, 10)];
+        let sizes: Vec<usize> = batches(&entries).map(<[LogEntry]>::len).collect();
+        assert_eq!(sizes, [1, 1, 2]);
+    }
+}

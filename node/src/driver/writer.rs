@@ -1,0 +1,120 @@
+//! The log writer: appends what all shards want durable, syncs once, reports.
+//!
+//! A full disk is waited out: the write is tried again until there is room. Meanwhile nothing is acknowledged, reads go
+//! on, and leaders hand over because their write does not finish.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use quorate_core::error::Fatal;
+use quorate_core::log::{HardState, Log, LogRecord};
+use quorate_core::replica::PersistId;
+use quorate_shared::ids::{ReplicaId, ShardId};
+
+use super::{Event, Failure, Shared};
+
+/// Pause between two attempts to write to a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(250);
+
+/// Make these durable.
+pub(crate) struct Job {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    pub id: PersistId,
+    pub records: Vec<LogRecord>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    log: Box<dyn Log>,
+    hard: BTreeMap<ShardId, HardState>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, log: Box<dyn Log>) -> Self {
+        Self { shared, log, hard: BTreeMap::new() }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut jobs: Vec<Job> = Vec::new();
+        while self.shared.writes.take(&mut jobs, None) {
+            self.shared.sync_since.store(self.shared.clock.now() + 1, Ordering::Relaxed);
+            let written = self.write(&jobs);
+            self.shared.sync_since.store(0, Ordering::Relaxed);
+            if let Err(fatal) = written {
+                let why = fatal.to_string();
+                self.shared.inbox.push(Event::Stop(None, why.clone()));
+                self.shared.outgoing.failed(Failure::Log, &why);
+                return;
+            }
+            let mut done: BTreeMap<ShardId, PersistId> = BTreeMap::new();
+            for job in jobs.drain(..) {
+                done.insert(job.shard, job.id);
+            }
+            self.shared.inbox.push_all(done.into_iter().map(|(shard, id)| Event::Persisted(shard, id)));
+        }
+    }
+
+    fn write(&mut self, jobs: &[Job]) -> Result<(), Fatal> {
+        let mut must_sync = false;
+        for job in jobs {
+            must_sync |= self.matters(job);
+            self.patiently(|log| log.append(job.replica, job.shard, &job.records))?;
+        }
+        if must_sync {
+            self.patiently(|log| log.sync())?;
+        }
+        Ok(())
+    }
+
+    /// A commit index alone needs no sync of its own: it is found again.
+    fn matters(&mut self, job: &Job) -> bool {
+        let mut matters = false;
+        for record in &job.records {
+            match record {
+                LogRecord::Hard(hard) => {
+                    let before = self.hard.insert(job.shard, *hard);
+                    matters |= before.is_none_or(|b| (b.term, b.vote) != (hard.term, hard.vote));
+                }
+                LogRecord::Entries(_) | LogRecord::Truncate(_) | LogRecord::Base(_) => matters = true,
+            }
+        }
+        matters
+    }
+
+    /// Tries again while the disk is full.
+    fn patiently(&mut self, mut attempt: impl FnMut(&mut dyn Log) -> Result<(), Fatal>) -> Result<(), Fatal> {
+        let mut told: Option<Instant> = None;
+        loop {
+            match attempt(&mut *self.log) {
+                Err(fatal) if is_full(&fatal) => {
+                    if told.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+                        tracing::error!(error = %fatal, "the disk is full; the log waits for room");
+                        told = Some(Instant::now());
+                    }
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                other => {
+                    if told.is_some() {
+                        tracing::info!("the log can be written again");
+                    }
+                    return other;
+                }
+            }
+        }
+    }
+}
+
+/// Whether an error means that there is no room.
+pub(crate) fn is_full(fatal: &Fatal) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*fatal.cause);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+        }
+        cause = error.source();
+    }
+    false
+}

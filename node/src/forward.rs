@@ -1,0 +1,514 @@
+//! The router of a real node: proposals and read points, here or at the shard's leader.
+//!
+//! A proposal goes to the leader, forwarded at most once: the node it is forwarded to never forwards it again, it answers
+//! who leads. What surely did not happen is tried again until the deadline; what may have happened is tried again under
+//! the same write id, which executes once, and is `unknown` when it has none or time runs out.
+//!
+//! Left out: `max_staleness` without asking anybody (it is served from the last read index that was confirmed, else asks).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use quorate_core::catalog::Catalog;
+use quorate_core::error::Rejected;
+use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Token};
+use quorate_shared::status::{ClusterStatus, NodeKind};
+use quorate_shared::wire::{NodeAddress, ReadLevel};
+use tokio::sync::oneshot;
+
+use crate::driver::Driver;
+use crate::driver::view::ShardView;
+use crate::peers::message::{Ask, Reply};
+use crate::peers::{AskError, Peers};
+use crate::report::NodeState;
+use crate::router::{Identity, ProposeError, ReadPoint, Router};
+
+/// First pause before a proposal or read is tried again; it doubles up to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+/// Read-index requests of one shard under way to its leader; what comes meanwhile shares the next.
+const ROUNDS_MAX: usize = 2;
+
+/// What became of one attempt.
+enum Attempt<T> {
+    Done(T),
+    /// Surely nothing happened; somebody else may be meant.
+    Again(String),
+    /// It may have happened.
+    Ambiguous(String),
+}
+
+/// Read-index requests to another node, batched.
+#[derive(Default)]
+struct Rounds {
+    running: usize,
+    waiting: Vec<oneshot::Sender<Result<Index, String>>>,
+}
+
+/// A point in a shard that had every acknowledged write at some instant.
+#[derive(Clone, Copy)]
+struct Confirmed {
+    index: Index,
+    asked: Instant,
+}
+
+/// See the module. Exists from the node's start; serves once it has a driver.
+pub struct Forwarder {
+    node: NodeId,
+    kind: NodeKind,
+    address: String,
+    peers: Arc<Peers>,
+    driver: OnceLock<Arc<Driver>>,
+    founding: OnceLock<Arc<crate::peers::message::Founding>>,
+    state: RwLock<NodeState>,
+    voters: BTreeMap<NodeId, String>,
+    rounds: Mutex<BTreeMap<ShardId, Rounds>>,
+    confirmed: Mutex<BTreeMap<ShardId, Confirmed>>,
+    picture: OnceLock<PictureTaker>,
+}
+
+/// Takes the cluster's picture; set once by the assembly.
+pub type PictureTaker = Box<dyn Fn() -> futures::future::BoxFuture<'static, ClusterStatus> + Send + Sync>;
+
+impl Forwarder {
+    /// Serves nothing yet. `voters` are those of the command line.
+    pub fn new(
+        node: NodeId,
+        kind: NodeKind,
+        address: String,
+        peers: Arc<Peers>,
+        voters: BTreeMap<NodeId, String>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            kind,
+            address,
+            peers,
+            driver: OnceLock::new(),
+            founding: OnceLock::new(),
+            state: RwLock::new(NodeState::Forming("it is starting".into())),
+            voters,
+            rounds: Mutex::default(),
+            confirmed: Mutex::default(),
+            picture: OnceLock::new(),
+        })
+    }
+
+    /// The node belongs to a cluster from here on.
+    pub fn founded(&self, founding: Arc<crate::peers::message::Founding>) {
+        // A second founding cannot happen.
+        let _ = self.founding.set(founding);
+    }
+
+    /// The shards run from here on.
+    pub fn serve(&self, driver: Arc<Driver>) {
+        // A second driver cannot happen.
+        let _ = self.driver.set(driver);
+        self.set_state(NodeState::Ready);
+    }
+
+    /// How to take the cluster's picture.
+    pub fn set_picture(&self, taker: PictureTaker) {
+        // Set once, by the assembly.
+        let _ = self.picture.set(taker);
+    }
+
+    /// How the node is.
+    pub fn state(&self) -> NodeState {
+        if let Some(driver) = self.driver.get() {
+            for view in driver.views() {
+                if let Some(why) = view.stopped() {
+                    return NodeState::Stopped(format!("{}: {why}", view.shard));
+                }
+            }
+        }
+        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says how the node is.
+    pub fn set_state(&self, state: NodeState) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// The running shards, once there are.
+    pub fn driver(&self) -> Option<&Arc<Driver>> {
+        self.driver.get()
+    }
+
+    /// Where others reach this node.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Why nothing can be served here.
+    fn unavailable(&self) -> WireError {
+        let node = self.node;
+        match self.state() {
+            NodeState::LostLog(why) => WireError::new(Code::Internal, format!("{node} has lost its log: {why}"))
+                .hint("it neither votes nor acknowledges; connect to another node"),
+            NodeState::Stopped(why) => WireError::new(Code::Internal, format!("{node} has stopped serving: {why}"))
+                .hint("connect to another node; restarting this one rebuilds what can be rebuilt"),
+            NodeState::Forming(why) => WireError::new(Code::Retry, format!("{node} does not serve yet: {why}")),
+            NodeState::Ready => WireError::new(Code::Retry, format!("{node} does not serve yet")),
+        }
+    }
+
+    fn view(&self, shard: ShardId) -> Result<(&Arc<Driver>, &Arc<ShardView>), WireError> {
+        let driver = self.driver.get().ok_or_else(|| self.unavailable())?;
+        let view = driver
+            .view(shard)
+            .ok_or_else(|| WireError::new(Code::NotFound, format!("{} has no replica of {shard}", self.node)))?;
+        match view.stopped() {
+            Some(_) => Err(self.unavailable()),
+            None => Ok((driver, view)),
+        }
+    }
+
+    /// The leader's node of a shard, as known here.
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.driver.get()?.view(shard)?.leader().node
+    }
+
+    /// Waits a little for news about the leader.
+    async fn pause(&self, view: &ShardView, pause: &mut Duration, deadline: Instant) {
+        let until = deadline.min(Instant::now() + *pause);
+        // Either way it is time for the next attempt.
+        let _ = tokio::time::timeout_at(until.into(), view.leader_changed.notified()).await;
+        *pause = (*pause * 2).min(PAUSE.1);
+    }
+
+    async fn try_propose(
+        &self,
+        driver: &Driver,
+        view: &ShardView,
+        proposal: &Proposal,
+        deadline: Instant,
+    ) -> Attempt<Result<WriteResult, Rejected>> {
+        let leader = view.leader();
+        let shard = view.shard;
+        let answer = match leader.node {
+            None => return Attempt::Again(format!("{shard} has no leader")),
+            Some(node) if node == self.node => {
+                let (sender, receiver) = oneshot::channel();
+                // The caller has given up when the receiver is gone.
+                let done = Box::new(move |result| drop(sender.send(result)));
+                driver.propose(shard, Box::new(proposal.clone()), deadline, done);
+                match tokio::time::timeout_at(deadline.into(), receiver).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) => return Attempt::Ambiguous("this node is stopping".into()),
+                    Err(_) => return Attempt::Ambiguous("no answer in time".into()),
+                }
+            }
+            Some(node) => {
+                let body = Ask::Propose { shard, proposal: Box::new(proposal.clone()) };
+                match self.peers.ask(node, body, deadline).await {
+                    Ok(Reply::Proposed(result)) => result,
+                    Ok(Reply::Failed(error)) => return Attempt::Again(error.to_string()),
+                    Ok(_) => return Attempt::Ambiguous(format!("{node} gave an answer to another question")),
+                    Err(error @ AskError::NotSent(..)) => return Attempt::Again(error.to_string()),
+                    Err(error) => return Attempt::Ambiguous(error.to_string()),
+                }
+            }
+        };
+        match answer {
+            Err(Rejected::NotLeader(_)) => Attempt::Again(format!("the leader of {shard} has changed")),
+            Err(Rejected::Retry(why)) => Attempt::Again(why),
+            Err(Rejected::Unknown(why)) => Attempt::Ambiguous(why),
+            other => Attempt::Done(other),
+        }
+    }
+
+    /// Proposes, at the leader. The one way to write, for this node's own registration too.
+    pub async fn propose_anywhere(
+        &self,
+        shard: ShardId,
+        proposal: &Proposal,
+        deadline: Instant,
+    ) -> Result<WriteResult, ProposeError> {
+        let (driver, view) = self.view(shard).map_err(ProposeError::Wire)?;
+        let mut pause = PAUSE.0;
+        let mut ambiguous: Option<String> = None;
+        loop {
+            let why = match self.try_propose(driver, view, proposal, deadline).await {
+                Attempt::Done(Ok(result)) => return Ok(result),
+                Attempt::Done(Err(rejected)) => return Err(ProposeError::Rejected(rejected)),
+                Attempt::Again(why) => why,
+                Attempt::Ambiguous(why) => {
+                    ambiguous = Some(why.clone());
+                    why
+                }
+            };
+            if let (Some(why), true) = (&ambiguous, proposal.write.is_none()) {
+                return Err(ProposeError::Rejected(Rejected::Unknown(why.clone())));
+            }
+            if Instant::now() >= deadline {
+                return Err(match ambiguous {
+                    Some(why) => ProposeError::Rejected(Rejected::Unknown(why)),
+                    None => ProposeError::Wire(
+                        WireError::new(Code::Retry, format!("nothing was written: {why}"))
+                            .hint("the cluster may have no quorum; `quorate status` shows it"),
+                    ),
+                });
+            }
+            self.pause(view, &mut pause, deadline).await;
+        }
+    }
+
+    /// Asks another node for the index to wait for; callers that come while rounds are under way share the next one.
+    async fn remote_index(self: &Arc<Self>, shard: ShardId, node: NodeId, deadline: Instant) -> Result<Index, String> {
+        let (sender, receiver) = oneshot::channel();
+        let start = {
+            let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            let rounds = rounds.entry(shard).or_default();
+            rounds.waiting.push(sender);
+            let start = rounds.running < ROUNDS_MAX;
+            rounds.running += usize::from(start);
+            start
+        };
+        if start {
+            let this = self.clone();
+            tokio::spawn(async move { this.run_rounds(shard, node).await });
+        }
+        match tokio::time::timeout_at(deadline.into(), receiver).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err("the node is stopping".into()),
+            Err(_) => Err("no answer in time".into()),
+        }
+    }
+
+    async fn run_rounds(self: Arc<Self>, shard: ShardId, mut node: NodeId) {
+        loop {
+            let waiting = {
+                let mut all = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+                let rounds = all.entry(shard).or_default();
+                if rounds.waiting.is_empty() {
+                    rounds.running -= 1;
+                    return;
+                }
+                std::mem::take(&mut rounds.waiting)
+            };
+            node = self.leader(shard).unwrap_or(node);
+            let deadline = Instant::now() + Duration::from_secs(2);
+            let result = match self.peers.ask(node, Ask::ReadIndex { shard }, deadline).await {
+                Ok(Reply::ReadIndex(Ok(index))) => Ok(index),
+                Ok(Reply::ReadIndex(Err(rejected))) => Err(rejected.to_string()),
+                Ok(Reply::Failed(error)) => Err(error.to_string()),
+                Ok(_) => Err(format!("{node} gave an answer to another question")),
+                Err(error) => Err(error.to_string()),
+            };
+            for waiter in waiting {
+                // The caller has given up.
+                let _ = waiter.send(result.clone());
+            }
+        }
+    }
+
+    /// An index that had every write acknowledged before the call; tried until the deadline.
+    async fn read_index(self: &Arc<Self>, shard: ShardId, deadline: Instant) -> Result<Index, WireError> {
+        let (driver, view) = self.view(shard)?;
+        let mut pause = PAUSE.0;
+        loop {
+            let asked = Instant::now();
+            let why = match view.leader().node {
+                None => format!("{shard} has no leader"),
+                Some(node) if node == self.node => {
+                    let (sender, receiver) = oneshot::channel();
+                    // The caller has given up when the receiver is gone.
+                    driver.read(shard, deadline, Box::new(move |result| drop(sender.send(result))));
+                    match tokio::time::timeout_at(deadline.into(), receiver).await {
+                        Ok(Ok(Ok(index))) => return Ok(self.confirm(shard, index, asked)),
+                        Ok(Ok(Err(rejected))) => rejected.to_string(),
+                        Ok(Err(_)) => "the node is stopping".into(),
+                        Err(_) => "no quorum has answered".into(),
+                    }
+                }
+                Some(node) => match self.remote_index(shard, node, deadline).await {
+                    Ok(index) => return Ok(self.confirm(shard, index, asked)),
+                    Err(why) => why,
+                },
+            };
+            if Instant::now() >= deadline {
+                let error = WireError::new(Code::Behind, format!("{} cannot confirm that it is up to date: {why}", self.node));
+                return Err(error.hint("SET read_level = local reads what is here"));
+            }
+            self.pause(view, &mut pause, deadline).await;
+        }
+    }
+
+    fn confirm(&self, shard: ShardId, index: Index, asked: Instant) -> Index {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = confirmed.entry(shard).or_insert(Confirmed { index, asked });
+        if entry.asked < asked {
+            *entry = Confirmed { index, asked };
+        }
+        index
+    }
+
+    /// How old what is applied here may be at most, if that is known.
+    fn age(&self, shard: ShardId, applied: Index) -> Option<Duration> {
+        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()?;
+        (applied >= confirmed.index).then(|| confirmed.asked.elapsed())
+    }
+
+    /// The shard's leader has said, in answer to something sent at `asked`, that this much is committed.
+    pub fn heard_commit(&self, shard: ShardId, index: Index, asked: Instant) {
+        self.confirm(shard, index, asked);
+    }
+
+    async fn wait_applied(&self, view: &ShardView, index: Index, deadline: Instant) -> Result<(), WireError> {
+        match tokio::time::timeout_at(deadline.into(), view.wait_applied(index)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.unavailable()),
+            Err(_) => {
+                let applied = view.applied();
+                let behind = index.get().saturating_sub(applied.get());
+                let message = format!("ReplicaBehind: {} has applied {applied} of {index} in {}", self.node, view.shard);
+                Err(WireError::new(Code::Behind, message)
+                    .detail(format!("{behind} entries behind"))
+                    .hint("SET read_level = local reads what is here"))
+            }
+        }
+    }
+
+    async fn wait_tokens(&self, view: &ShardView, tokens: &[Token], deadline: Instant) -> Result<(), WireError> {
+        let epoch = self.epoch();
+        for token in tokens.iter().filter(|t| t.shard == view.shard) {
+            if token.epoch != epoch.number {
+                let message = format!("the token is of epoch {}, {} is in epoch {}", token.epoch, self.node, epoch.number);
+                return Err(WireError::new(Code::Invalid, message));
+            }
+            self.wait_applied(view, token.index, deadline).await?;
+        }
+        Ok(())
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.founding.get().map(|f| f.epoch).unwrap_or_default()
+    }
+
+    fn point(&self, view: &ShardView) -> ReadPoint {
+        let age = self.age(view.shard, view.applied());
+        ReadPoint { snapshot: view.snapshot(), age_ms: age.map(|a| a.as_millis() as u64) }
+    }
+
+    /// The error of a node that takes no writes.
+    fn read_only(&self) -> WireError {
+        let master = self.master_address();
+        let hint = match &master {
+            Some(master) => format!("write on the master, {} at {}", master.node, master.address),
+            None => "write on the master; none is known right now".into(),
+        };
+        WireError::sql("25006", format!("{} is a read-only replica", self.node))
+            .hint(hint)
+            .redirect(master.map(|m| m.address))
+    }
+
+    fn master_address(&self) -> Option<NodeAddress> {
+        let node = self.leader(ShardId::META)?;
+        self.all_nodes().into_iter().find(|n| n.node == node)
+    }
+
+    fn all_nodes(&self) -> Vec<NodeAddress> {
+        let mut nodes: BTreeMap<NodeId, NodeAddress> = BTreeMap::new();
+        if let Some(driver) = self.driver.get() {
+            for desc in driver.catalog().nodes.values() {
+                let address = self.peers.address(desc.id).unwrap_or_else(|| desc.address.clone());
+                nodes.insert(desc.id, NodeAddress { node: desc.id, address, kind: desc.kind });
+            }
+        }
+        for (node, address) in &self.voters {
+            let entry = NodeAddress { node: *node, address: address.clone(), kind: NodeKind::Voter };
+            nodes.entry(*node).or_insert(entry);
+        }
+        let me = NodeAddress { node: self.node, address: self.address.clone(), kind: self.kind };
+        nodes.insert(self.node, me);
+        nodes.into_values().collect()
+    }
+}
+
+/// The router as the doors hold it.
+#[derive(Clone)]
+pub struct NodeRouter(pub Arc<Forwarder>);
+
+#[async_trait]
+impl Router for NodeRouter {
+    async fn propose(&self, shard: ShardId, proposal: Proposal, deadline: Instant) -> Result<WriteResult, ProposeError> {
+        if self.0.kind == NodeKind::Replica {
+            return Err(ProposeError::Wire(self.0.read_only()));
+        }
+        self.0.propose_anywhere(shard, &proposal, deadline).await
+    }
+
+    async fn read(&self, shard: ShardId, level: &ReadLevel, deadline: Instant) -> Result<ReadPoint, WireError> {
+        let this = &self.0;
+        let (_, view) = this.view(shard)?;
+        match level {
+            ReadLevel::Local => return Ok(this.point(view)),
+            ReadLevel::Linearizable => {
+                let index = this.read_index(shard, deadline).await?;
+                this.wait_applied(view, index, deadline).await?;
+                return Ok(ReadPoint { snapshot: view.snapshot(), age_ms: None });
+            }
+            ReadLevel::After(tokens) => this.wait_tokens(view, tokens, deadline).await?,
+            ReadLevel::MaxStaleness(limit) => {
+                let limit = Duration::from_millis(*limit);
+                if this.age(shard, view.applied()).is_none_or(|age| age > limit) {
+                    let index = this.read_index(shard, deadline).await?;
+                    this.wait_applied(view, index, deadline).await?;
+                }
+            }
+        }
+        Ok(this.point(view))
+    }
+
+    fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError> {
+        let (_, view) = self.0.view(shard)?;
+        Ok(self.0.point(view))
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.0.driver.get().map(|driver| driver.catalog()).unwrap_or_default()
+    }
+
+    async fn catalog_at_least(&self, version: CatalogVersion, deadline: Instant) -> Result<Arc<Catalog>, WireError> {
+        let driver = self.0.driver.get().ok_or_else(|| self.0.unavailable())?;
+        let mut versions = driver.catalog_versions();
+        let reached = tokio::time::timeout_at(deadline.into(), versions.wait_for(|v| *v >= version.get())).await;
+        match reached {
+            Ok(Ok(_)) => Ok(driver.catalog()),
+            _ => Err(WireError::new(Code::Behind, format!("{} has not applied catalog version {version} yet", self.0.node))),
+        }
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            cluster: self.0.founding.get().map(|f| f.cluster),
+            epoch: self.0.epoch(),
+            node: self.0.node,
+            kind: self.0.kind,
+            address: self.0.address.clone(),
+        }
+    }
+
+    fn master(&self) -> Option<NodeAddress> {
+        self.0.master_address()
+    }
+
+    fn is_master(&self) -> bool {
+        self.0.driver.get().and_then(|d| d.view(ShardId::META)).is_some_and(|view| view.leader().ready)
+    }
+
+    async fn picture(&self) -> ClusterStatus {
+        match self.0.picture.get() {
+            Some(take) => take().await,
+            None => ClusterStatus { schema: quorate_shared::status::SCHEMA, ..ClusterStatus::default() },
+        }
+    }
+
+    fn nodes(&self) -> Vec<NodeAddress> {
+        self.0.all_nodes()
+    }
+}

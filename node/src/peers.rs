@@ -1,0 +1,549 @@
+//! Connections between nodes, over the same port as the clients'.
+//!
+//! Each node dials one connection per channel to every other: consensus messages flow one way on it, requests are answered
+//! on it. A heartbeat never queues behind data: channels do not share a connection. Queues are bounded: what does not
+//! fit is dropped and counted, the protocols above repeat it. Everything queued goes out in one write.
+//!
+//! Invariants: nothing is read from a peer of another cluster, epoch or data directory beyond its `Hello`; a message for
+//! another replica is dropped and counted; a message is queued only while the connection it goes out on is up.
+//!
+//! Left out: encryption and authentication of peers.
+
+pub mod frame;
+pub mod message;
+mod outbox;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use quorate_core::shard::Input;
+use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::wire::{Greeting, NodeAddress, PeerChannel, PeerHello};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::message::{Answer, Ask, Envelope, Founding, Question, Reply, Request, Response};
+pub use self::outbox::Outbox;
+use crate::report::PeerDoor;
+
+/// First pause between two attempts to connect; it doubles up to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long a request waits for a connection that is being made.
+const CONNECT_WAIT: Duration = Duration::from_millis(300);
+
+/// What peers say, handed to whoever acts on it. Must not block.
+#[async_trait]
+pub trait PeerEvents: Send + Sync + 'static {
+    /// Messages of other replicas, checked to be for ours.
+    fn consensus(&self, messages: Vec<(ShardId, Input)>);
+    /// Requests of another node, each answered through `answers` unless its id is 0.
+    fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>);
+    /// Who this node is and what it knows.
+    fn who(&self, voters: &[NodeId]) -> Answer;
+    /// Serves a reader of our log until it ends.
+    async fn ship(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId, heard: Heard);
+}
+
+/// When something was last heard from a node; milliseconds since the start, plus one; 0 is never.
+#[derive(Clone, Debug)]
+pub struct Heard(Arc<AtomicU64>, Instant);
+
+impl Heard {
+    /// Something was heard just now.
+    pub fn now(&self) {
+        self.0.store(self.1.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+    /// Milliseconds since; `None`: never.
+    pub fn age_ms(&self) -> Option<u64> {
+        let at = self.0.load(Ordering::Relaxed).checked_sub(1)?;
+        Some((self.1.elapsed().as_millis() as u64).saturating_sub(at))
+    }
+}
+
+/// Why a question has no reply.
+#[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]
+pub enum AskError {
+    /// It was never sent.
+    #[error("{0} cannot be reached: {1}")]
+    NotSent(NodeId, String),
+    /// The connection broke after it was sent: it may have been acted on.
+    #[error("the connection to {0} broke")]
+    Lost(NodeId),
+    /// No reply in time.
+    #[error("{0} did not answer in time")]
+    TimedOut(NodeId),
+}
+
+struct Link {
+    outbox: Arc<Outbox>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    next: AtomicU64,
+    error: Mutex<String>,
+}
+
+/// This node's connections.
+pub struct Peers {
+    me: NodeId,
+    nonce: Nonce,
+    founding: RwLock<Option<Arc<Founding>>>,
+    voters: Vec<NodeId>,
+    addresses: RwLock<BTreeMap<NodeId, String>>,
+    consensus: RwLock<BTreeMap<NodeId, Arc<Outbox>>>,
+    requests: RwLock<BTreeMap<NodeId, Arc<Link>>>,
+    heard: RwLock<BTreeMap<NodeId, Heard>>,
+    events: RwLock<Option<Arc<dyn PeerEvents>>>,
+    dropped: AtomicU64,
+    started: Instant,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    runtime: tokio::runtime::Handle,
+}
+
+fn get<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    /// No connection yet. `addresses` are those of the command line.
+    pub fn new(
+        me: NodeId,
+        nonce: Nonce,
+        voters: Vec<NodeId>,
+        addresses: BTreeMap<NodeId, String>,
+        stop: CancellationToken,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            me,
+            nonce,
+            founding: RwLock::new(None),
+            voters,
+            addresses: RwLock::new(addresses),
+            consensus: RwLock::default(),
+            requests: RwLock::default(),
+            heard: RwLock::default(),
+            events: RwLock::new(None),
+            dropped: AtomicU64::new(0),
+            started: Instant::now(),
+            stop,
+            tasks: TaskTracker::new(),
+            runtime,
+        })
+    }
+
+    /// Says who acts on what arrives; until then everything but questions about founding is refused.
+    pub fn attach(&self, events: Arc<dyn PeerEvents>) {
+        *write(&self.events) = Some(events);
+    }
+
+    /// Lets go of whoever acts on what arrives.
+    pub fn detach(&self) {
+        *write(&self.events) = None;
+    }
+
+    /// The cluster is known from here on.
+    pub fn founded(&self, founding: Arc<Founding>) {
+        *write(&self.founding) = Some(founding);
+    }
+
+    /// Keeps a consensus connection to each other voter of the cluster.
+    pub fn connect_voters(self: &Arc<Self>) {
+        for node in self.voters.iter().copied().filter(|node| *node != self.me) {
+            let outbox = Arc::new(Outbox::default());
+            write(&self.consensus).insert(node, outbox.clone());
+            let peers = self.clone();
+            self.tasks.spawn_on(async move { peers.keep_consensus(node, &outbox).await }, &self.runtime);
+            self.link(node);
+        }
+    }
+
+    /// What the catalog says about where nodes are. The command line wins for voters.
+    pub fn learn(&self, nodes: impl IntoIterator<Item = (NodeId, String)>) {
+        let mut addresses = write(&self.addresses);
+        for (node, address) in nodes {
+            if !self.voters.contains(&node) {
+                addresses.insert(node, address);
+            }
+        }
+    }
+
+    /// Where a node is.
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        read(&self.addresses).get(&node).cloned()
+    }
+
+    /// Every node heard of, with the time since it was last heard.
+    pub fn heard(&self) -> Vec<(NodeId, Option<u64>)> {
+        let known: Vec<NodeId> = read(&self.addresses).keys().copied().filter(|node| *node != self.me).collect();
+        known.into_iter().map(|node| (node, self.hearing(node).age_ms())).collect()
+    }
+
+    /// The mark to set when something is heard from a node.
+    pub fn hearing(&self, node: NodeId) -> Heard {
+        if let Some(heard) = read(&self.heard).get(&node) {
+            return heard.clone();
+        }
+        write(&self.heard).entry(node).or_insert_with(|| Heard(Arc::default(), self.started)).clone()
+    }
+
+    /// Messages dropped so far.
+    pub fn dropped(&self) -> u64 {
+        let queued: u64 = read(&self.consensus).values().map(|o| o.dropped()).sum();
+        queued + self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// The `Hello` for a channel to a node.
+    pub fn hello(&self, to: Option<NodeId>, channel: PeerChannel) -> PeerHello {
+        let founding = read(&self.founding).clone();
+        PeerHello {
+            cluster: founding.as_ref().map(|f| f.cluster),
+            epoch: founding.map(|f| f.epoch).unwrap_or_default(),
+            node: self.me,
+            to,
+            nonce: self.nonce,
+            channel,
+        }
+    }
+
+    /// Queues a protocol message for another voter, or drops it.
+    pub fn send(&self, to: NodeId, envelope: &Envelope) {
+        match read(&self.consensus).get(&to) {
+            Some(outbox) => {
+                outbox.push(envelope);
+            }
+            None => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Stops every connection and waits for their tasks.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn keep_consensus(&self, node: NodeId, outbox: &Outbox) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let Some(address) = self.address(node) else { return };
+            let attempt = async {
+                let hello = self.hello(Some(node), PeerChannel::Consensus);
+                let (stream, _, _) = frame::connect(&address, &hello).await.map_err(|e| e.to_string())?;
+                let (mut reader, writer) = stream.into_split();
+                pause = BACKOFF.0;
+                outbox.open();
+                // Nothing comes back on this channel: reading only notices its end.
+                let mut nothing = BytesMut::new();
+                tokio::select! {
+                    result = outbox.run(writer) => result.map_err(|e| e.to_string()),
+                    _ = frame::fill(&mut reader, &mut nothing) => Err("closed by the peer".to_owned()),
+                }
+            };
+            let ended: Result<(), String> = tokio::select! {
+                () = self.stop.cancelled() => return,
+                ended = attempt => ended,
+            };
+            outbox.close();
+            if let Err(why) = ended {
+                tracing::debug!(peer = %node, %why, "consensus connection is down");
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn link(self: &Arc<Self>, node: NodeId) -> Arc<Link> {
+        if let Some(link) = read(&self.requests).get(&node) {
+            return link.clone();
+        }
+        let mut links = write(&self.requests);
+        if let Some(link) = links.get(&node) {
+            return link.clone();
+        }
+        let link = Arc::new(Link {
+            outbox: Arc::new(Outbox::default()),
+            pending: Mutex::default(),
+            next: AtomicU64::new(1),
+            error: Mutex::new("not connected yet".into()),
+        });
+        links.insert(node, link.clone());
+        let (peers, kept) = (self.clone(), link.clone());
+        self.tasks.spawn_on(async move { peers.keep_requests(node, &kept).await }, &self.runtime);
+        link
+    }
+
+    async fn keep_requests(&self, node: NodeId, link: &Link) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let ended = tokio::select! {
+                () = self.stop.cancelled() => Ok(()),
+                ended = self.serve_link(node, link, &mut pause) => ended,
+            };
+            link.outbox.close();
+            // Dropping the senders tells those who wait that the connection is lost.
+            get(&link.pending).clear();
+            if let Err(why) = ended {
+                *get(&link.error) = why;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn serve_link(&self, node: NodeId, link: &Link, pause: &mut Duration) -> Result<(), String> {
+        let address = self.address(node).ok_or("its address is not known")?;
+        let hello = self.hello(Some(node), PeerChannel::Requests);
+        let (stream, mut buffer, _) = frame::connect(&address, &hello).await.map_err(|e| e.to_string())?;
+        let (mut reader, writer) = stream.into_split();
+        *pause = BACKOFF.0;
+        link.outbox.open();
+        let heard = self.hearing(node);
+        heard.now();
+        let receive = async {
+            loop {
+                while let Some(bytes) = frame::take(&mut buffer)? {
+                    let response: Response = frame::decode(&bytes)?;
+                    if let Some(waiter) = get(&link.pending).remove(&response.id) {
+                        // Nobody waits any more: past its deadline.
+                        let _ = waiter.send(response.body);
+                    }
+                }
+                if !frame::fill(&mut reader, &mut buffer).await? {
+                    return Err::<(), _>(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the peer"));
+                }
+                heard.now();
+            }
+        };
+        tokio::select! {
+            result = link.outbox.run(writer) => result.map_err(|e| e.to_string()),
+            result = receive => result.map_err(|e| e.to_string()),
+        }
+    }
+
+    /// Asks a node and waits for its reply.
+    pub async fn ask(self: &Arc<Self>, node: NodeId, body: Ask, deadline: Instant) -> Result<Reply, AskError> {
+        let link = self.link(node);
+        if !link.outbox.is_open() {
+            let until = deadline.min(Instant::now() + CONNECT_WAIT);
+            // The error is the same whether the wait ended by time or not.
+            let _ = tokio::time::timeout_at(until.into(), link.outbox.opened()).await;
+        }
+        let id = link.next.fetch_add(1, Ordering::Relaxed);
+        let (waiter, reply) = oneshot::channel();
+        get(&link.pending).insert(id, waiter);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = Request { id, origin: self.me, deadline_ms: left.as_millis() as u64, body };
+        if !link.outbox.push(&request) {
+            get(&link.pending).remove(&id);
+            return Err(AskError::NotSent(node, get(&link.error).clone()));
+        }
+        match tokio::time::timeout_at(deadline.into(), reply).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) => Err(AskError::Lost(node)),
+            Err(_) => {
+                get(&link.pending).remove(&id);
+                Err(AskError::TimedOut(node))
+            }
+        }
+    }
+
+    /// Tells a node something that needs no reply, or drops it.
+    pub fn tell(self: &Arc<Self>, node: NodeId, body: Ask) {
+        self.link(node).outbox.push(&Request { id: 0, origin: self.me, deadline_ms: 0, body });
+    }
+
+    /// Asks an address who it is, before there is a cluster.
+    pub async fn who(&self, address: &str, to: Option<NodeId>) -> Result<Answer, String> {
+        let hello = PeerHello { cluster: None, ..self.hello(to, PeerChannel::Founding) };
+        let asked = async {
+            let (mut stream, mut buffer, _) = frame::connect(address, &hello).await.map_err(|e| e.to_string())?;
+            frame::write(&mut stream, &Question::Who { voters: self.voters.clone() }).await.map_err(|e| e.to_string())?;
+            frame::read::<Answer, _>(&mut stream, &mut buffer).await.map_err(|e| e.to_string())
+        };
+        match tokio::time::timeout(Duration::from_secs(3), asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err("no answer".into()),
+        }
+    }
+
+    /// Why a peer is not let in, if it is not.
+    fn refusal(&self, hello: &PeerHello) -> Option<WireError> {
+        let denied = |message: String| Some(WireError::new(Code::Denied, message));
+        if let Some(to) = hello.to.filter(|to| *to != self.me) {
+            return denied(format!("this is {}, not {to}", self.me))
+                .map(|e| e.hint("two nodes' addresses are confused; compare --peers and --advertise"));
+        }
+        if hello.channel == PeerChannel::Founding {
+            return None;
+        }
+        let Some(founding) = read(&self.founding).clone() else {
+            return Some(WireError::new(Code::Retry, format!("{} belongs to no cluster yet", self.me)));
+        };
+        if hello.cluster != Some(founding.cluster) {
+            let theirs = hello.cluster.map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
+            return denied(format!("{} belongs to {theirs}, {} to cluster {}", hello.node, self.me, founding.cluster));
+        }
+        if hello.epoch != founding.epoch {
+            let (theirs, ours) = (hello.epoch, founding.epoch);
+            return denied(format!("{} is in epoch {}, {} in {}", hello.node, theirs.number, self.me, ours.number));
+        }
+        if hello.channel == PeerChannel::Consensus {
+            let member = founding.members.iter().find(|m| m.node == hello.node);
+            if member.is_none_or(|m| m.nonce != hello.nonce) {
+                return denied(format!("{} is not the voter of that name: its data directory is another", hello.node));
+            }
+        }
+        None
+    }
+
+    async fn receive_consensus(&self, mut stream: TcpStream, mut buffer: BytesMut, from: NodeId) -> io::Result<()> {
+        let Some(founding) = read(&self.founding).clone() else { return Ok(()) };
+        let replica = |node: NodeId| founding.members.iter().find(|m| m.node == node).map(|m| m.replica);
+        let (Some(theirs), Some(mine)) = (replica(from), replica(self.me)) else { return Ok(()) };
+        let heard = self.hearing(from);
+        loop {
+            let mut messages = Vec::new();
+            while let Some(bytes) = frame::take(&mut buffer)? {
+                let envelope: Envelope = frame::decode(&bytes)?;
+                match self.is_for_us(&envelope, &founding, theirs, mine) {
+                    true => messages.push((
+                        envelope.shard,
+                        Input::Receive { from: envelope.from, message: envelope.message },
+                    )),
+                    false => {
+                        self.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            if !messages.is_empty() {
+                heard.now();
+                match read(&self.events).as_ref() {
+                    Some(events) => events.consensus(messages),
+                    None => return Ok(()),
+                }
+            }
+            if !frame::fill(&mut stream, &mut buffer).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_for_us(&self, envelope: &Envelope, founding: &Founding, theirs: ReplicaId, mine: ReplicaId) -> bool {
+        envelope.cluster == founding.cluster
+            && envelope.epoch == founding.epoch
+            && envelope.from == theirs
+            && envelope.to == mine
+    }
+
+    async fn receive_requests(&self, stream: TcpStream, mut buffer: BytesMut, from: NodeId) -> io::Result<()> {
+        let (mut reader, writer) = stream.into_split();
+        let heard = self.hearing(from);
+        let answers = Arc::new(Outbox::default());
+        answers.open();
+        let receive = async {
+            loop {
+                let mut requests = Vec::new();
+                while let Some(bytes) = frame::take(&mut buffer)? {
+                    requests.push(frame::decode::<Request>(&bytes)?);
+                }
+                if !requests.is_empty() {
+                    heard.now();
+                    match read(&self.events).as_ref() {
+                        Some(events) => events.requests(from, requests, &answers),
+                        None => return Ok(()),
+                    }
+                }
+                if !frame::fill(&mut reader, &mut buffer).await? {
+                    return Ok(());
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = answers.run(writer) => result,
+            result = receive => result,
+        };
+        answers.close();
+        result
+    }
+
+    async fn receive_questions(&self, mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
+        loop {
+            let Question::Who { voters } = frame::read(&mut stream, &mut buffer).await?;
+            let Some(events) = read(&self.events).clone() else { return Ok(()) };
+            frame::write(&mut stream, &events.who(&voters)).await?;
+        }
+    }
+
+    async fn serve(&self, mut stream: TcpStream, hello: PeerHello) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        frame::keep_alive(&stream);
+        if let Some(error) = self.refusal(&hello) {
+            tracing::debug!(peer = %hello.node, why = %error, "refused a peer");
+            return frame::write(&mut stream, &Greeting::Refused(error)).await;
+        }
+        frame::write(&mut stream, &Greeting::PeerWelcome { node: self.me, nonce: self.nonce }).await?;
+        let buffer = BytesMut::new();
+        match hello.channel {
+            PeerChannel::Consensus => self.receive_consensus(stream, buffer, hello.node).await,
+            PeerChannel::Requests => self.receive_requests(stream, buffer, hello.node).await,
+            PeerChannel::Founding => self.receive_questions(stream, buffer).await,
+            PeerChannel::Shipping => {
+                let events = read(&self.events).clone();
+                if let Some(events) = events {
+                    events.ship(stream, buffer, hello.node, self.hearing(hello.node)).await;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PeerDoor for Peers {
+    async fn accept(&self, stream: TcpStream, hello: PeerHello) {
+        let (node, channel) = (hello.node, hello.channel);
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => return,
+            ended = self.serve(stream, hello) => ended,
+        };
+        if let Err(why) = ended {
+            tracing::debug!(peer = %node, ?channel, %why, "peer connection ended");
+        }
+    }
+}
+
+/// A node's address as the doors show it.
+pub fn node_address(node: NodeId, address: String, kind: quorate_shared::status::NodeKind) -> NodeAddress {
+    NodeAddress { node, address, kind }
+}
+
+impl Response {
+    /// Sends a reply to whoever asked, unless no reply is wanted.
+    pub fn send(answers: &Outbox, id: u64, body: Reply) {
+        if id != 0 {
+            answers.push(&Response { id, body });
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! What nodes say to each other after the `Hello`, by channel.
+//!
+//! Consensus: [`Envelope`]s, one way. Requests: [`Request`] and [`Response`] matched by id, and one-way reports. Founding:
+//! [`Question`] and [`Answer`]. Shipping: [`Shipment`]s.
+//!
+//! Invariants: variants and fields are only ever appended; the bytes of each are fixed by a golden test.
+
+use bytes::Bytes;
+use quorate_core::error::Rejected;
+use quorate_core::lag::ReaderReport;
+use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_shared::error::WireError;
+use quorate_shared::ids::{ClusterId, Epoch, Index, NodeId, Nonce, ReplicaId, ShardId, Term};
+use quorate_shared::wire::NodeAddress;
+use serde::{Deserialize, Serialize};
+
+use crate::report::NodeReport;
+
+/// A protocol message from one replica to another. Whoever gets one that is not for it drops and counts it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The shard.
+    pub shard: ShardId,
+    /// The replica that sends.
+    pub from: ReplicaId,
+    /// The replica it is for.
+    pub to: ReplicaId,
+    /// The protocol's bytes.
+    pub message: Bytes,
+}
+
+/// On the requests channel, from the node that connected.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the sender, growing; 0 wants no response.
+    pub id: u64,
+    /// The node that asks: forwarded requests are forwarded at most once.
+    pub origin: NodeId,
+    /// Milliseconds from arrival after which nobody waits any more.
+    pub deadline_ms: u64,
+    /// What is asked.
+    pub body: Ask,
+}
+
+/// What a node asks another.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// Write this; only a leader does.
+    Propose {
+        /// To this shard.
+        shard: ShardId,
+        /// What to write.
+        proposal: Box<Proposal>,
+    },
+    /// Which index must be applied to see every acknowledged write; only a leader knows.
+    ReadIndex {
+        /// Of this shard.
+        shard: ShardId,
+    },
+    /// Everything about yourself.
+    Report,
+    /// How far the sender is; to a leader, no response.
+    Progress {
+        /// In this shard.
+        shard: ShardId,
+        /// So far.
+        report: ReaderReport,
+    },
+}
+
+/// The response to the request of the same id.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Response {
+    /// The request's.
+    pub id: u64,
+    /// The answer.
+    pub body: Reply,
+}
+
+/// An answer on the requests channel.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Propose`.
+    Proposed(Result<WriteResult, Rejected>),
+    /// To `ReadIndex`.
+    ReadIndex(Result<Index, Rejected>),
+    /// To `Report`.
+    Report(Box<NodeReport>),
+    /// It cannot be answered here.
+    Failed(WireError),
+}
+
+/// On the founding channel.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// Who are you, and what do you know of a cluster?
+    Who {
+        /// The voters the sender was started with; empty if it was not started with a list.
+        voters: Vec<NodeId>,
+    },
+}
+
+/// A voter as it was when the cluster was founded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory then.
+    pub nonce: Nonce,
+    /// Its replica id in every shard.
+    pub replica: ReplicaId,
+}
+
+/// The record that makes a cluster, the same on every voter.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Founding {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its first epoch.
+    pub epoch: Epoch,
+    /// Its voters, by node id.
+    pub members: Vec<Member>,
+}
+
+/// The answer to `Who`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Who answers.
+    pub node: NodeId,
+    /// Its data directory.
+    pub nonce: Nonce,
+    /// The voters it was started with.
+    pub voters: Vec<NodeId>,
+    /// Its cluster; `None`: it is empty.
+    pub founding: Option<Founding>,
+    /// The leader of `s0`, if it knows one.
+    pub master: Option<NodeAddress>,
+    /// Every node it knows.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// On the shipping channel, to the reader. The reader sends [`quorate_core::ship::ReaderMessage`]s as they are.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Shipment {
+    /// The stream's own: an encoded [`quorate_core::ship::ServerMessage`].
+    Stream(Bytes),
+    /// Who leads the shard. Only a leader serves its stream: from another node this is the last message.
+    Leader {
+        /// The shard.
+        shard: ShardId,
+        /// The term.
+        term: Term,
+        /// The leader, if known.
+        leader: Option<NodeAddress>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_shared::ids::WriteId;
+    use quorate_shared::status::NodeKind;
+
+    use super::*;
+
+    fn hex<T: Serialize>(value: &T) -> String {
+        postcard::to_stdvec(value).unwrap().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn cluster() -> ClusterId {
+        ClusterId([0xc1; 16])
+    }
+
+    #[test]
+    fn golden_envelope() {
+        let envelope = Envelope {
+            cluster: cluster(),
+            epoch: Epoch { number: 1, id: 2 },
+            shard: ShardId::new(1),
+            from: ReplicaId::new(2),
+            to: ReplicaId::new(3),
+            message: Bytes::from_static(b"m"),
+        };
+        assert_eq!(hex(&envelope), "c1c1c1c1c1c1c1c1c1c1c1c1c1c1c1c10102010203016d");
+    }
+
+    #[test]
+    fn golden_requests() {
+        let ask = |body| Request { id: 7, origin: NodeId::new(2), deadline_ms: 9, body };
+        let proposal = Proposal { write: Some(WriteId::default()), ..Proposal::default() };
+        let propose = ask(Ask::Propose { shard: ShardId::DATA, proposal: Box::new(proposal) });
+        assert_eq!(hex(&propose), format!("070209000101{}00000000000000", "00".repeat(16)).replace("\n", ""));
+        assert_eq!(hex(&ask(Ask::ReadIndex { shard: ShardId::META })), "0702090100");
+        assert_eq!(hex(&ask(Ask::Report)), "07020902");
+        let report = ReaderReport {
+            node: NodeId::new(4),
+            kind: NodeKind::Replica,
+            sent: Index::new(3),
+            durable: Index::new(2),
+            applied: Index::new(1),
+        };
+        assert_eq!(hex(&ask(Ask::Progress { shard: ShardId::DATA, report })), "070209030104010302 01".replace(' ', ""));
+        assert_eq!(hex(&Response { id: 7, body: Reply::ReadIndex(Ok(Index::new(5))) }), "07010005");
+        assert_eq!(hex(&Response { id: 7, body: Reply::Proposed(Err(Rejected::Busy)) }), "07000103");
+    }
+
+    #[test]
+    fn golden_founding_and_shipping() {
+        assert_eq!(hex(&Question::Who { voters: vec![NodeId::new(1)] }), "000101");
+        let member = Member { node: NodeId::new(1), nonce: Nonce([0xaa; 16]), replica: ReplicaId::new(1) };
+        let founding = Founding { cluster: cluster(), epoch: Epoch { number: 1, id: 2 }, members: vec![member] };
+        assert_eq!(hex(&founding), format!("{}01020101{}01", "c1".repeat(16), "aa".repeat(16)));
+        assert_eq!(hex(&Shipment::Stream(Bytes::from_static(b"s"))), "000173");
+        let leader = Shipment::Leader { shard: ShardId::DATA, term: Term::new(2), leader: None };
+        assert_eq!(hex(&leader), "01010200");
+    }
+}
