@@ -71,8 +71,6 @@ pub struct RawConfig {
     pub election_ms: Option<u64>,
     /// How often a leader gives a sign of life.
     pub heartbeat_ms: Option<u64>,
-    /// How long old row versions are kept.
-    pub history_ms: Option<u64>,
     /// Free space below which writes are refused, in MiB.
     pub disk_reserve_mb: Option<u64>,
     /// Every voter, this node included. Last, because TOML wants tables last.
@@ -80,9 +78,9 @@ pub struct RawConfig {
 }
 
 /// The names of [`RawConfig`]'s fields.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 14] = [
     "id", "data", "listen", "http", "advertise", "replica_of", "insecure", "log", "log_format", "cache_mb",
-    "election_ms", "heartbeat_ms", "history_ms", "disk_reserve_mb", "peers",
+    "election_ms", "heartbeat_ms", "disk_reserve_mb", "peers",
 ];
 
 /// The nearest of some names, if any is near.
@@ -154,7 +152,6 @@ impl RawConfig {
             "cache_mb" => self.cache_mb = Some(number()?),
             "election_ms" => self.election_ms = Some(number()?),
             "heartbeat_ms" => self.heartbeat_ms = Some(number()?),
-            "history_ms" => self.history_ms = Some(number()?),
             "disk_reserve_mb" => self.disk_reserve_mb = Some(number()?),
             "peers" => self.peers = Some(RawPeers::Text(value.into())),
             _ => return Err(None),
@@ -178,7 +175,6 @@ impl RawConfig {
             cache_mb: over.cache_mb.or(self.cache_mb),
             election_ms: over.election_ms.or(self.election_ms),
             heartbeat_ms: over.heartbeat_ms.or(self.heartbeat_ms),
-            history_ms: over.history_ms.or(self.history_ms),
             disk_reserve_mb: over.disk_reserve_mb.or(self.disk_reserve_mb),
             peers: over.peers.or(self.peers),
         }
@@ -221,8 +217,6 @@ pub struct Config {
     pub election_ms: u64,
     /// Heartbeat interval.
     pub heartbeat_ms: u64,
-    /// How long old versions are kept.
-    pub history_ms: u64,
     /// Free space below which writes are refused.
     pub disk_reserve_bytes: u64,
 }
@@ -354,8 +348,8 @@ impl TryFrom<RawConfig> for Config {
         if let Some(advertise) = &raw.advertise {
             check_address("advertise", advertise)?;
         }
-        let election_ms = raw.election_ms.unwrap_or(600);
-        let heartbeat_ms = raw.heartbeat_ms.unwrap_or(100);
+        let election_ms = raw.election_ms.unwrap_or(400);
+        let heartbeat_ms = raw.heartbeat_ms.unwrap_or(50);
         if heartbeat_ms == 0 || election_ms < heartbeat_ms.saturating_mul(3) || election_ms > 60_000 {
             return Err(ConfigError(format!(
                 "election_ms ({election_ms}) must be at least three times heartbeat_ms ({heartbeat_ms}) and at most 60000"
@@ -383,7 +377,6 @@ impl TryFrom<RawConfig> for Config {
             cache_bytes: cache_mb << 20,
             election_ms,
             heartbeat_ms,
-            history_ms: raw.history_ms.unwrap_or(quorate_shared::limits::HORIZON_MS_DEFAULT),
             disk_reserve_bytes: raw
                 .disk_reserve_mb
                 .map_or(quorate_shared::limits::DISK_RESERVE_BYTES, |mb| mb.saturating_mul(1 << 20)),
@@ -414,7 +407,6 @@ impl fmt::Display for Config {
             cache_mb: Some(self.cache_bytes >> 20),
             election_ms: Some(self.election_ms),
             heartbeat_ms: Some(self.heartbeat_ms),
-            history_ms: Some(self.history_ms),
             disk_reserve_mb: Some(self.disk_reserve_bytes >> 20),
             peers,
         };

@@ -34,6 +34,7 @@ use quorate_shared::ids::{Index, ReplicaId, ShardId};
 use quorate_shared::status::ShardStatus;
 use tokio::sync::watch;
 
+pub(crate) use self::applier::{guarded, replay};
 use self::queue::Queue;
 use self::view::ShardView;
 
@@ -132,8 +133,12 @@ pub trait Outgoing: Send + Sync + 'static {
 /// What has failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The log.
+    /// The log cannot be written.
     Log,
+    /// The log's disk is full.
+    DiskFull,
+    /// The node has to begin again, in place.
+    Restart,
     /// The engine; it is rebuilt at the next start.
     Engine,
     /// One shard's replica.

@@ -167,6 +167,12 @@ impl Forwarder {
         }
     }
 
+    /// A shard's replica for reading what is here, also one that has stopped.
+    fn readable(&self, shard: ShardId) -> Result<&Arc<ShardView>, WireError> {
+        let view = self.driver.get().and_then(|d| d.view(shard)).ok_or_else(|| self.unavailable())?;
+        if view.is_readable() { Ok(view) } else { Err(self.unavailable()) }
+    }
+
     /// The leader's node of a shard, as known here.
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
         self.driver.get()?.view(shard)?.leader().node
@@ -353,11 +359,6 @@ impl Forwarder {
         (applied >= confirmed.index).then(|| confirmed.asked.elapsed())
     }
 
-    /// The shard's leader has said, in answer to something sent at `asked`, that this much is committed.
-    pub fn heard_commit(&self, shard: ShardId, index: Index, asked: Instant) {
-        self.confirm(shard, index, asked);
-    }
-
     async fn wait_applied(&self, view: &ShardView, index: Index, deadline: Instant) -> Result<(), WireError> {
         match tokio::time::timeout_at(deadline.into(), view.wait_applied(index)).await {
             Ok(true) => Ok(()),
@@ -408,10 +409,11 @@ impl Forwarder {
 
     fn master_address(&self) -> Option<NodeAddress> {
         let node = self.leader(ShardId::META)?;
-        self.all_nodes().into_iter().find(|n| n.node == node)
+        self.known().into_iter().find(|n| n.node == node)
     }
 
-    fn all_nodes(&self) -> Vec<NodeAddress> {
+    /// Every node known.
+    pub fn known(&self) -> Vec<NodeAddress> {
         let mut nodes: BTreeMap<NodeId, NodeAddress> = BTreeMap::new();
         if let Some(driver) = self.driver.get() {
             for desc in driver.catalog().nodes.values() {
@@ -444,9 +446,12 @@ impl Router for NodeRouter {
 
     async fn read(&self, shard: ShardId, level: &ReadLevel, deadline: Instant) -> Result<ReadPoint, WireError> {
         let this = &self.0;
+        if *level == ReadLevel::Local {
+            return self.read_local(shard);
+        }
         let (_, view) = this.view(shard)?;
         match level {
-            ReadLevel::Local => return Ok(this.point(view)),
+            ReadLevel::Local => {}
             ReadLevel::Linearizable => {
                 let index = this.read_index(shard, deadline).await?;
                 this.wait_applied(view, index, deadline).await?;
@@ -465,8 +470,7 @@ impl Router for NodeRouter {
     }
 
     fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError> {
-        let (_, view) = self.0.view(shard)?;
-        Ok(self.0.point(view))
+        Ok(self.0.point(self.0.readable(shard)?))
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -509,6 +513,6 @@ impl Router for NodeRouter {
     }
 
     fn nodes(&self) -> Vec<NodeAddress> {
-        self.0.all_nodes()
+        self.0.known()
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Fatal;
@@ -15,7 +16,11 @@ use quorate_core::mvcc::Snapshot;
 use quorate_shared::ids::{CatalogVersion, ShardId};
 use quorate_shared::limits::APPLY_BATCH_BYTES_MAX;
 
-use super::{Event, Failure, Shared};
+use super::{Clock, Event, Failure, Shared};
+
+/// How often an idle applier looks for old versions, and at how many.
+const COLLECT_EVERY: Duration = Duration::from_secs(1);
+const COLLECT_BUDGET: usize = 4096;
 
 /// Apply these.
 pub(crate) struct Job {
@@ -35,20 +40,38 @@ impl Applier {
 
     pub(super) fn run(mut self) {
         let mut jobs: Vec<Job> = Vec::new();
-        while self.shared.applies.take(&mut jobs, None) {
+        while self.shared.applies.take(&mut jobs, Some(Instant::now() + COLLECT_EVERY)) {
+            let collected = if jobs.is_empty() { self.collect() } else { Ok(()) };
+            if let Err(fatal) = collected {
+                self.fail(&fatal);
+                return;
+            }
             let mut by_shard: BTreeMap<ShardId, Vec<LogEntry>> = BTreeMap::new();
             for mut job in jobs.drain(..) {
                 by_shard.entry(job.shard).or_default().append(&mut job.entries);
             }
             for (shard, entries) in by_shard {
                 if let Err(fatal) = self.apply(shard, &entries) {
-                    let why = fatal.to_string();
-                    self.shared.inbox.push(Event::Stop(None, why.clone()));
-                    self.shared.outgoing.failed(Failure::Engine, &why);
+                    self.fail(&fatal);
                     return;
                 }
             }
         }
+    }
+
+    fn fail(&self, fatal: &Fatal) {
+        let why = fatal.to_string();
+        self.shared.views.values().for_each(|view| view.set_unreadable());
+        self.shared.inbox.push(Event::Stop(None, why.clone()));
+        self.shared.outgoing.failed(Failure::Engine, &why);
+    }
+
+    /// Removes versions that nobody may read any more, a few at a time, while there is nothing else to do.
+    fn collect(&mut self) -> Result<(), Fatal> {
+        for machine in self.machines.values_mut() {
+            guarded(|| machine.collect(Clock::wall(), COLLECT_BUDGET))?;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, shard: ShardId, entries: &[LogEntry]) -> Result<(), Fatal> {

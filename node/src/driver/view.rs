@@ -44,6 +44,7 @@ pub struct ShardView {
     next_waiter: AtomicU64,
     chain: Mutex<Applied>,
     is_stopped: AtomicBool,
+    unreadable: AtomicBool,
     stopped: RwLock<Option<String>>,
 }
 
@@ -65,6 +66,7 @@ impl ShardView {
             next_waiter: AtomicU64::new(0),
             chain: Mutex::new(applied.clone()),
             is_stopped: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
             stopped: RwLock::new(None),
         }
     }
@@ -170,6 +172,15 @@ impl ShardView {
             true => self.stopped.read().unwrap_or_else(PoisonError::into_inner).clone(),
             false => None,
         }
+    }
+
+    /// Whether what is applied can be read; also a stopped replica's, unless its engine has failed.
+    pub fn is_readable(&self) -> bool {
+        !self.unreadable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_unreadable(&self) {
+        self.unreadable.store(true, Ordering::Release);
     }
 
     pub(crate) fn stop(&self, why: String) {

@@ -1,12 +1,11 @@
 //! The log writer: appends what all shards want durable, syncs once, reports.
 //!
-//! A full disk is waited out: the write is tried again until there is room. Meanwhile nothing is acknowledged, reads go
-//! on, and leaders hand over because their write does not finish.
+//! After a failed write the log takes nothing more: every shard of the node stops and reads go on. If the disk was full,
+//! the node begins again, in place, when there is room.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use quorate_core::error::Fatal;
 use quorate_core::log::{HardState, Log, LogRecord};
@@ -14,9 +13,6 @@ use quorate_core::replica::PersistId;
 use quorate_shared::ids::{ReplicaId, ShardId};
 
 use super::{Event, Failure, Shared};
-
-/// Pause between two attempts to write to a full disk.
-const FULL_PAUSE: Duration = Duration::from_millis(250);
 
 /// Make these durable.
 pub(crate) struct Job {
@@ -46,7 +42,8 @@ impl Writer {
             if let Err(fatal) = written {
                 let why = fatal.to_string();
                 self.shared.inbox.push(Event::Stop(None, why.clone()));
-                self.shared.outgoing.failed(Failure::Log, &why);
+                let what = if is_full(&fatal) { Failure::DiskFull } else { Failure::Log };
+                self.shared.outgoing.failed(what, &why);
                 return;
             }
             let mut done: BTreeMap<ShardId, PersistId> = BTreeMap::new();
@@ -61,10 +58,10 @@ impl Writer {
         let mut must_sync = false;
         for job in jobs {
             must_sync |= self.matters(job);
-            self.patiently(|log| log.append(job.replica, job.shard, &job.records))?;
+            self.log.append(job.replica, job.shard, &job.records)?;
         }
         if must_sync {
-            self.patiently(|log| log.sync())?;
+            self.log.sync()?;
         }
         Ok(())
     }
@@ -82,28 +79,6 @@ impl Writer {
             }
         }
         matters
-    }
-
-    /// Tries again while the disk is full.
-    fn patiently(&mut self, mut attempt: impl FnMut(&mut dyn Log) -> Result<(), Fatal>) -> Result<(), Fatal> {
-        let mut told: Option<Instant> = None;
-        loop {
-            match attempt(&mut *self.log) {
-                Err(fatal) if is_full(&fatal) => {
-                    if told.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
-                        tracing::error!(error = %fatal, "the disk is full; the log waits for room");
-                        told = Some(Instant::now());
-                    }
-                    std::thread::sleep(FULL_PAUSE);
-                }
-                other => {
-                    if told.is_some() {
-                        tracing::info!("the log can be written again");
-                    }
-                    return other;
-                }
-            }
-        }
     }
 }
 

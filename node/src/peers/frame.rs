@@ -39,6 +39,16 @@ pub fn put<T: Serialize>(out: &mut Vec<u8>, message: &T) -> io::Result<()> {
     Ok(())
 }
 
+/// Appends bytes as a frame.
+pub fn put_raw(out: &mut Vec<u8>, message: &[u8]) -> io::Result<()> {
+    if message.len() > FRAME_BYTES_MAX {
+        return Err(invalid(format!("a message of {} bytes does not fit a frame", message.len())));
+    }
+    out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+    out.extend_from_slice(message);
+    Ok(())
+}
+
 /// Takes the next whole frame out of what has been read; `None`: more is needed.
 pub fn take(buffer: &mut BytesMut) -> io::Result<Option<BytesMut>> {
     if buffer.len() < LENGTH_BYTES {

@@ -73,9 +73,18 @@ impl Outbox {
 
     /// Queues a message; `false`: dropped and counted.
     pub fn push<T: Serialize>(&self, message: &T) -> bool {
+        self.add(|bytes| frame::put(bytes, message).is_ok())
+    }
+
+    /// Queues a message that is encoded already.
+    pub fn push_raw(&self, message: &[u8]) -> bool {
+        self.add(|bytes| frame::put_raw(bytes, message).is_ok())
+    }
+
+    fn add(&self, put: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let room = queue.messages < PEER_QUEUE_MAX && queue.bytes.len() < QUEUE_BYTES_MAX;
-        if !self.is_open() || !room || frame::put(&mut queue.bytes, message).is_err() {
+        if !self.is_open() || !room || !put(&mut queue.bytes) {
             drop(queue);
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return false;

@@ -1,1 +1,418 @@
-//! placeholder
+//! Opening a node's log and engine: what is trusted, what is rebuilt, what is lost.
+//!
+//! The log is the truth. A replica without a base record, or whose engine has applied more than the log holds, has lost
+//! its log. The engine is derived: it is moved aside and rebuilt from the log when it was last written under another boot
+//! of the machine without a clean close, when it is behind its own last checkpoint, when it or its hash chain disagrees
+//! with the log, when it cannot be opened, or when an error was found in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quorate_core::catalog::Catalog;
+use quorate_core::engine::Engine;
+use quorate_core::engine::sled::SledEngine;
+use quorate_core::error::Fatal;
+use quorate_core::log::segment::SegmentLog;
+use quorate_core::log::{Log, LogBounds, LogReader};
+use quorate_core::machine::{Applied, Machine, Scrub};
+use quorate_core::mvcc::Snapshot;
+use quorate_core::replica::Timing;
+use quorate_core::shard::{self, Shard};
+use quorate_core::ship::{chain_at, follow::Follower};
+use quorate_shared::ids::{CatalogVersion, Index, NodeId, ReplicaId, ShardId};
+use quorate_shared::limits::APPEND_BYTES_MAX;
+use quorate_shared::status::NodeKind;
+use serde::{Deserialize, Serialize};
+
+use super::{Directory, StoreError, io_error, replace_file};
+use crate::config::Config;
+use crate::driver::view::ShardView;
+use crate::driver::{Clock, OpenShard, Part, guarded, replay};
+use crate::founding::{SHARDS, write_bases};
+use crate::node::NodeError;
+use crate::peers::message::Founding;
+
+const TRUST: &str = "engine.trust";
+const DIVERGED: &str = "diverged";
+/// A rebuild says how far it is every so many entries.
+const PROGRESS_ENTRIES: u64 = 100_000;
+
+/// `engine.trust`: when the engine may be believed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+struct Trust {
+    /// The kernel's boot id when the engine was opened.
+    boot: String,
+    /// It was closed cleanly since.
+    clean: bool,
+    /// How far each shard was at the last checkpoint.
+    applied: BTreeMap<String, u64>,
+    /// An error was found in it.
+    fault: Option<String>,
+}
+
+impl Trust {
+    fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_str(&fs::read_to_string(dir.join(TRUST)).ok()?).ok()
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| StoreError::Damaged { path: dir.join(TRUST), why: e.to_string() })?;
+        replace_file(dir, TRUST, text.as_bytes())
+    }
+}
+
+fn boot_id() -> String {
+    // Without one every restart counts as another boot: slower, never wrong.
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+}
+
+/// What opening came to.
+pub enum Store {
+    /// Ready to run.
+    Opened(Box<Opened>),
+    /// The log is lost, and how.
+    Lost(String),
+}
+
+/// A node's log and engine with their shards, ready for the driver.
+pub struct Opened {
+    /// Deadlines are on this clock.
+    pub clock: Clock,
+    /// The shards.
+    pub shards: Vec<OpenShard>,
+    /// The log's writer.
+    pub log: Box<dyn Log>,
+    /// The log's readers.
+    pub reader: Arc<dyn LogReader>,
+    /// The catalog as applied.
+    pub catalog: Catalog,
+    /// How to close the engine.
+    pub closing: Closing,
+    /// Why the engine was rebuilt, if it was.
+    pub rebuilt: Option<String>,
+    /// To be run in the background after an unclean stop.
+    pub scrubs: Vec<(ShardId, Scrub)>,
+}
+
+/// The engine, for whoever checkpoints and closes it.
+pub struct EngineHandle {
+    dir: PathBuf,
+    engine: Arc<dyn Engine>,
+    trust: Mutex<Trust>,
+}
+
+impl EngineHandle {
+    /// Makes what is applied durable and records how far that is.
+    pub fn checkpoint(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
+        guarded(|| self.engine.flush())?;
+        self.record(applied, false)
+    }
+
+    fn record(&self, applied: &[(ShardId, Index)], clean: bool) -> Result<(), Fatal> {
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        trust.applied = applied.iter().map(|(shard, index)| (shard.to_string(), index.get())).collect();
+        trust.clean = clean;
+        trust.write(&self.dir).map_err(|e| Fatal::new("record the engine's checkpoint", e))
+    }
+
+    /// An error was found in the engine: the next start rebuilds it.
+    pub fn distrust(&self, why: &str) {
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        trust.fault = Some(why.to_owned());
+        if let Err(error) = trust.write(&self.dir) {
+            tracing::error!(%error, "cannot record that the engine is not to be trusted");
+        }
+    }
+
+    /// Bytes of the engine on disk.
+    pub fn size_bytes(&self) -> u64 {
+        self.engine.size_bytes()
+    }
+}
+
+/// Closes the engine at the end.
+pub struct Closing(Arc<EngineHandle>);
+
+impl Closing {
+    /// The engine while it runs.
+    pub fn handle(&self) -> Arc<EngineHandle> {
+        self.0.clone()
+    }
+
+    /// Flushes and marks a clean close, unless the engine has failed.
+    pub fn close(self, applied: Vec<(ShardId, Index)>, failed: Option<String>) {
+        if let Some(why) = failed {
+            self.0.distrust(&why);
+            return;
+        }
+        let closed = guarded(|| self.0.engine.flush()).and_then(|()| self.0.record(&applied, true));
+        if let Err(error) = closed {
+            tracing::error!(%error, "the engine was not closed cleanly; it is checked at the next start");
+        }
+    }
+}
+
+/// Begins the log of a directory that has just become part of a cluster, then records the cluster.
+pub fn begin(directory: &mut Directory, founding: &Founding, replica: ReplicaId) -> Result<(), NodeError> {
+    fresh_log(directory, founding, replica, "unfounded")?;
+    directory.found(founding.clone())?;
+    Ok(())
+}
+
+/// A replica that lost its log or diverged starts again from nothing, in the same cluster.
+pub fn restart(directory: &Directory, replica: ReplicaId) -> Result<(), NodeError> {
+    let Some(founding) = directory.founding().cloned() else { return Ok(()) };
+    fresh_log(directory, &founding, replica, "lost")?;
+    let marker = directory.path().join(DIVERGED);
+    match fs::remove_file(&marker) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &marker)(e).into()),
+        _ => Ok(()),
+    }
+}
+
+fn fresh_log(directory: &Directory, founding: &Founding, replica: ReplicaId, why: &str) -> Result<(), NodeError> {
+    directory.set_aside("log", why)?;
+    directory.set_aside("engine", why)?;
+    let (mut log, _, _) = SegmentLog::open(&directory.path().join("log"))?;
+    write_bases(founding, replica, &mut log)?;
+    super::sync_directory(directory.path())?;
+    Ok(())
+}
+
+/// Notes that a replica's history is not the cluster's.
+pub fn mark_diverged(dir: &Path) {
+    if let Err(error) = replace_file(dir, DIVERGED, b"") {
+        tracing::error!(%error, "cannot note that this replica has diverged");
+    }
+}
+
+/// What the shards are opened with.
+struct Plan<'a> {
+    dir: &'a Path,
+    config: &'a Config,
+    founding: &'a Founding,
+    replica: ReplicaId,
+    reader: Arc<dyn LogReader>,
+    bounds: BTreeMap<ShardId, LogBounds>,
+}
+
+/// Opens the log and the engine of a founded directory.
+pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, NodeError> {
+    if dir.join(DIVERGED).exists() {
+        return Ok(Store::Lost("its history was not the cluster's".into()));
+    }
+    if !dir.join("log").exists() {
+        return Ok(Store::Lost(format!("{} has no log directory", dir.display())));
+    }
+    let (log, reader, report) = SegmentLog::open(&dir.join("log"))?;
+    if let Some(lost) = report.lost {
+        let moved = lost.moved_to.display();
+        return Ok(Store::Lost(format!("the log is damaged: {} (its files are in {moved})", lost.reason)));
+    }
+    if let Some(torn) = report.torn {
+        tracing::warn!(?torn, "an interrupted write at the end of the log was cut");
+    }
+    let reader: Arc<dyn LogReader> = reader;
+    let mut bounds = BTreeMap::new();
+    for shard in SHARDS {
+        let Some(known) = reader.bounds(shard) else {
+            return Ok(Store::Lost(format!("the log has no base record of {shard}")));
+        };
+        if known.base.epoch != founding.epoch {
+            return Ok(Store::Lost(format!("the log of {shard} is of another epoch than identity.json")));
+        }
+        bounds.insert(shard, known);
+    }
+    let me = founding.members.iter().find(|m| m.node == config.node);
+    let replica = me.map_or(ReplicaId::new(config.node.get()), |m| m.replica);
+    let plan = Plan { dir, config, founding, replica, reader, bounds };
+    plan.open(Box::new(log))
+}
+
+/// What came of looking into an engine.
+enum Look {
+    Good(Arc<dyn Engine>, Vec<Machine>),
+    /// It is not to be believed, and why.
+    Bad(String),
+    /// It has applied what the log does not have.
+    Ahead(String),
+}
+
+impl Plan<'_> {
+    fn open(self, log: Box<dyn Log>) -> Result<Store, NodeError> {
+        let trust = Trust::read(self.dir);
+        let unclean = trust.as_ref().is_some_and(|t| !t.clean);
+        let existed = self.dir.join("engine").exists();
+        let look = match existed.then(|| self.suspicion(trust.as_ref())).flatten() {
+            Some(why) => Look::Bad(why),
+            None => self.look(trust.as_ref()),
+        };
+        let (engine, mut machines, rebuilt) = match look {
+            Look::Good(engine, machines) => (engine, machines, None),
+            Look::Ahead(why) => return Ok(Store::Lost(why)),
+            Look::Bad(why) => {
+                tracing::warn!(%why, "the engine is rebuilt from the log");
+                self.set_aside()?;
+                match self.look(None) {
+                    Look::Good(engine, machines) => (engine, machines, Some(why)),
+                    Look::Bad(why) | Look::Ahead(why) => return Err(NodeError::Failed(why)),
+                }
+            }
+        };
+        let trust = Trust { boot: boot_id(), clean: false, ..Trust::default() };
+        trust.write(self.dir)?;
+        let scrubs = match unclean && rebuilt.is_none() {
+            true => machines.iter().zip(SHARDS).map(|(machine, shard)| (shard, machine.scrub())).collect(),
+            false => Vec::new(),
+        };
+        for (machine, shard) in machines.iter_mut().zip(SHARDS) {
+            self.catch_up(machine, shard)?;
+        }
+        let clock = Clock::start();
+        let catalog = load_catalog(&machines)?;
+        let mut shards = Vec::new();
+        for (machine, shard) in machines.into_iter().zip(SHARDS) {
+            shards.push(self.shard(machine, shard, clock)?);
+        }
+        let handle = EngineHandle { dir: self.dir.to_owned(), engine, trust: Mutex::new(trust) };
+        let closing = Closing(Arc::new(handle));
+        Ok(Store::Opened(Box::new(Opened { clock, shards, log, reader: self.reader, catalog, closing, rebuilt, scrubs })))
+    }
+
+    /// Why an engine is not even opened.
+    fn suspicion(&self, trust: Option<&Trust>) -> Option<String> {
+        match trust {
+            None => Some("nothing says under which boot it was written".into()),
+            Some(Trust { fault: Some(fault), .. }) => Some(fault.clone()),
+            Some(trust) if !trust.clean && trust.boot != boot_id() => {
+                Some("the machine was restarted without a clean close".into())
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn look(&self, trust: Option<&Trust>) -> Look {
+        match self.try_look(trust) {
+            Ok(look) => look,
+            Err(fatal) => Look::Bad(fatal.to_string()),
+        }
+    }
+
+    fn try_look(&self, trust: Option<&Trust>) -> Result<Look, Fatal> {
+        let path = self.dir.join("engine");
+        let cache = self.config.cache_bytes;
+        let engine: Arc<dyn Engine> = Arc::new(guarded(|| SledEngine::open(&path, cache))?);
+        let mut machines = Vec::new();
+        for shard in SHARDS {
+            let tree = guarded(|| engine.tree(&format!("{shard}-{}", self.replica)))?;
+            let bounds = &self.bounds[&shard];
+            let machine = guarded(|| Machine::open(tree, &bounds.base))?;
+            let (index, chain) = (machine.state().index, machine.state().chain);
+            if index > bounds.last {
+                let last = bounds.last;
+                return Ok(Look::Ahead(format!("{shard} has applied entry {index}, but the log ends at {last}")));
+            }
+            let checkpoint = trust.and_then(|t| t.applied.get(&shard.to_string())).copied().unwrap_or(0);
+            if index.get() < checkpoint {
+                return Ok(Look::Bad(format!("{shard} is at entry {index}, behind its checkpoint at {checkpoint}")));
+            }
+            if chain_at(&*self.reader, shard, index)?.is_some_and(|ours| ours != chain) {
+                return Ok(Look::Bad(format!("{shard} has another hash at entry {index} than the log")));
+            }
+            machines.push(machine);
+        }
+        Ok(Look::Good(engine, machines))
+    }
+
+    fn set_aside(&self) -> Result<(), StoreError> {
+        let (from, to) = (self.dir.join("engine"), self.dir.join("engine.distrusted"));
+        if !from.exists() {
+            return Ok(());
+        }
+        if to.exists() {
+            fs::remove_dir_all(&to).map_err(io_error("remove", &to))?;
+        }
+        fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
+        super::sync_directory(self.dir)
+    }
+
+    /// Applies what the log knows to be committed.
+    fn catch_up(&self, machine: &mut Machine, shard: ShardId) -> Result<(), Fatal> {
+        let bounds = &self.bounds[&shard];
+        let end = match self.config.kind() {
+            NodeKind::Voter => bounds.hard.commit.min(bounds.last),
+            NodeKind::Replica => bounds.last,
+        };
+        let mut told = machine.state().index.get();
+        while machine.state().index < end {
+            let next = machine.state().index.next();
+            let entries = self.reader.entries(shard, next, end.next(), APPEND_BYTES_MAX)?;
+            if entries.is_empty() {
+                return Err(Fatal::new(format!("replay {shard}"), format!("the log has no entry {next}")));
+            }
+            replay(machine, &entries)?;
+            if machine.state().index.get() >= told + PROGRESS_ENTRIES {
+                told = machine.state().index.get();
+                tracing::info!(%shard, at = told, of = %end, "replays the log");
+            }
+        }
+        Ok(())
+    }
+
+    fn shard(&self, machine: Machine, shard: ShardId, clock: Clock) -> Result<OpenShard, NodeError> {
+        let state = machine.state();
+        let applied = Applied {
+            index: state.index,
+            term: state.term,
+            chain: state.chain,
+            timestamp: state.timestamp,
+            ..Applied::default()
+        };
+        let tree = machine.tree().clone();
+        let view = Arc::new(ShardView::new(shard, self.replica, tree.clone(), &applied));
+        let part = match self.config.kind() {
+            NodeKind::Replica => {
+                let follower = Follower::new(shard, self.founding.epoch, self.reader.clone(), &applied)?;
+                Part::Follower(Box::new(follower))
+            }
+            NodeKind::Voter => {
+                let voters: Vec<(ReplicaId, NodeId)> =
+                    self.founding.members.iter().map(|m| (m.replica, m.node)).collect();
+                let random = super::random_bytes()?;
+                let seed = random.iter().fold(0u64, |seed, byte| (seed << 8) ^ (seed >> 56) ^ u64::from(*byte));
+                let config = shard::Config {
+                    shard,
+                    replica: self.replica,
+                    node: self.config.node,
+                    voters,
+                    epoch: self.founding.epoch,
+                    seed,
+                    timing: timing(self.config),
+                };
+                Part::Voter(Box::new(Shard::new(config, self.reader.clone(), tree, applied, clock.now())?))
+            }
+        };
+        Ok(OpenShard { view, machine, part })
+    }
+}
+
+fn load_catalog(machines: &[Machine]) -> Result<Catalog, Fatal> {
+    let Some(meta) = machines.first() else { return Ok(Catalog::default()) };
+    let state = meta.state();
+    let snapshot = Snapshot::new(meta.tree().clone(), state.timestamp);
+    guarded(|| Catalog::load(&snapshot, CatalogVersion::new(state.index.get())))
+}
+
+/// The protocol's timing from what is configured.
+fn timing(config: &Config) -> Timing {
+    Timing {
+        tick: (config.heartbeat_ms / 2).clamp(1, 25),
+        heartbeat: config.heartbeat_ms,
+        election_min: config.election_ms,
+        election_max: config.election_ms * 2,
+        report_fresh: (config.heartbeat_ms * 5).max(250),
+    }
+}

@@ -1,0 +1,272 @@
+//! What a running node does now and then: watches its disk, checkpoints its engine, registers itself in the catalog, keeps
+//! the leaders of the data shards where the master is, checks its engine after an unclean stop.
+//!
+//! Invariant: nothing here is needed for an acknowledged write to be safe.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use quorate_core::catalog::{Counters, DatabaseDesc, NodeDesc};
+use quorate_core::keys::{CatalogKey, Key};
+use quorate_core::machine::Scrub;
+use quorate_core::proposal::{Op, Proposal};
+use quorate_core::shard::Input;
+use quorate_shared::ids::{DatabaseId, Index, NodeId, ShardId};
+use quorate_shared::limits::DATABASE_DEFAULT;
+use quorate_shared::status::NodeKind;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::driver::{Driver, Failure};
+use crate::forward::Forwarder;
+use crate::peers::Peers;
+use crate::peers::message::Founding;
+use crate::reporting::NodeReports;
+use crate::store::engine::EngineHandle;
+use crate::store::{free_bytes, used_bytes};
+
+const DISK_EVERY: Duration = Duration::from_secs(1);
+const USAGE_EVERY: Duration = Duration::from_secs(10);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+const LEADERS_EVERY: Duration = Duration::from_secs(1);
+/// A data shard's leader hands over to the master after seeing it elsewhere so many times in a row.
+const ELSEWHERE_MAX: u32 = 3;
+/// Pause between attempts to write to the catalog.
+const CATALOG_PAUSE: Duration = Duration::from_millis(300);
+/// How long one attempt may take.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+/// Rows a scrub looks at before it lets others run, and for how long.
+const SCRUB_ROWS: usize = 2_000;
+const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+
+/// What housekeeping needs of its node.
+pub struct Housekeeping {
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Its data directory.
+    pub directory: PathBuf,
+    /// Its shards.
+    pub driver: Arc<Driver>,
+    /// The way to the leaders.
+    pub forwarder: Arc<Forwarder>,
+    /// Connections.
+    pub peers: Arc<Peers>,
+    /// Where the disk's numbers go.
+    pub reports: Arc<NodeReports>,
+    /// Its engine.
+    pub engine: Arc<EngineHandle>,
+    /// Its cluster.
+    pub founding: Founding,
+    /// Told when something is beyond repair while running.
+    pub failures: mpsc::UnboundedSender<(Failure, String)>,
+}
+
+/// Starts everything; it ends when told to stop.
+pub fn start(keeping: &Arc<Housekeeping>, scrubs: Vec<(ShardId, Scrub)>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let spawn = |job: futures::future::BoxFuture<'static, ()>| {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = job => {}
+            }
+        });
+    };
+    let with = |keeping: &Arc<Housekeeping>| keeping.clone();
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.watch_disk().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.checkpoint().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.register().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.follow_catalog().await }));
+    if keeping.config.kind() == NodeKind::Voter {
+        let k = with(keeping);
+        spawn(Box::pin(async move { k.first_database().await }));
+        let k = with(keeping);
+        spawn(Box::pin(async move { k.gather_leaders().await }));
+    }
+    let stopping = stop.clone();
+    for (shard, scrub) in scrubs {
+        let (k, stop) = (with(keeping), stopping.clone());
+        tasks.spawn_blocking(move || k.scrub(shard, scrub, &stop));
+    }
+}
+
+impl Housekeeping {
+    async fn watch_disk(&self) {
+        let mut measured: Option<Instant> = None;
+        let mut told = false;
+        loop {
+            if measured.is_none_or(|at| at.elapsed() >= USAGE_EVERY) {
+                let directory = self.directory.clone();
+                if let Ok(used) = tokio::task::spawn_blocking(move || used_bytes(&directory)).await {
+                    self.reports.disk_used.store(used, Ordering::Relaxed);
+                }
+                measured = Some(Instant::now());
+            }
+            if let Ok(free) = free_bytes(&self.directory) {
+                self.reports.disk_free.store(free, Ordering::Relaxed);
+                let reserve = self.config.disk_reserve_bytes;
+                // Once low, a little more than the reserve has to be free again.
+                let low = free < if told { reserve.saturating_add(reserve / 16) } else { reserve };
+                if low != told {
+                    told = low;
+                    self.reports.disk_low.store(low, Ordering::Relaxed);
+                    if low {
+                        tracing::error!(free, reserve, "DiskLow: writes are refused until there is more room");
+                    } else {
+                        tracing::info!(free, "there is room on the disk again");
+                    }
+                    for view in self.driver.views() {
+                        self.driver.input(view.shard, Input::DiskLow(low));
+                    }
+                }
+            }
+            tokio::time::sleep(DISK_EVERY).await;
+        }
+    }
+
+    async fn checkpoint(self: &Arc<Self>) {
+        let mut last: Vec<(ShardId, Index)> = Vec::new();
+        loop {
+            tokio::time::sleep(CHECKPOINT_EVERY).await;
+            let applied: Vec<(ShardId, Index)> = self.driver.views().map(|v| (v.shard, v.applied())).collect();
+            if applied == last {
+                continue;
+            }
+            let (keeping, point) = (self.clone(), applied.clone());
+            match tokio::task::spawn_blocking(move || keeping.engine.checkpoint(&point)).await {
+                Ok(Ok(())) => last = applied,
+                Ok(Err(fatal)) => tracing::error!(error = %fatal, "the engine cannot be checkpointed"),
+                Err(error) => tracing::error!(%error, "a checkpoint panicked"),
+            }
+        }
+    }
+
+    /// This node as the catalog is to have it.
+    fn desc(&self) -> NodeDesc {
+        NodeDesc {
+            id: self.config.node,
+            address: self.forwarder.address().to_owned(),
+            http: self.reports.http().cloned(),
+            kind: self.config.kind(),
+        }
+    }
+
+    /// Writes this node into the catalog, whenever it is not there as it is.
+    async fn register(&self) {
+        let mut versions = self.driver.catalog_versions();
+        let desc = self.desc();
+        loop {
+            let catalog = self.driver.catalog();
+            let known = catalog.nodes.get(&desc.id);
+            if known == Some(&desc) {
+                // The sender lives as long as the driver.
+                if versions.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let put = Op::Put {
+                key: Key::Catalog(CatalogKey::Node(desc.id)).encode(),
+                expect: known.map(NodeDesc::encode),
+                value: Some(desc.encode()),
+            };
+            self.put(vec![put], "register").await;
+            tokio::time::sleep(CATALOG_PAUSE).await;
+        }
+    }
+
+    /// The first database, written by whoever is first to lead `s0`.
+    async fn first_database(&self) {
+        loop {
+            if self.driver.catalog().counters.is_some() {
+                return;
+            }
+            if self.driver.view(ShardId::META).is_some_and(|view| view.leader().ready) {
+                let counters = Counters { database: 2, table: 1, job: 1 };
+                let database = DatabaseDesc { id: DatabaseId::new(1), name: DATABASE_DEFAULT.into() };
+                let put = |key: CatalogKey, value| Op::Put {
+                    key: Key::Catalog(key).encode(),
+                    expect: None,
+                    value: Some(value),
+                };
+                let database_key = CatalogKey::Database(database.id);
+                let puts = vec![put(CatalogKey::Counters, counters.encode()), put(database_key, database.encode())];
+                self.put(puts, "create the first database").await;
+            }
+            tokio::time::sleep(CATALOG_PAUSE).await;
+        }
+    }
+
+    async fn put(&self, ops: Vec<Op>, doing: &str) {
+        let proposal = Proposal { ops, ..Proposal::default() };
+        let deadline = Instant::now() + CATALOG_WAIT;
+        match self.forwarder.propose_anywhere(ShardId::META, &proposal, deadline).await {
+            Ok(_) => tracing::debug!(doing, "wrote to the catalog"),
+            Err(error) => tracing::debug!(doing, %error, "could not write to the catalog yet"),
+        }
+    }
+
+    /// Learns where nodes are.
+    async fn follow_catalog(&self) {
+        let mut versions = self.driver.catalog_versions();
+        loop {
+            let catalog = self.driver.catalog();
+            self.peers.learn(catalog.nodes.values().map(|n| (n.id, n.address.clone())));
+            if versions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A leader of a data shard hands it to the master, when it is another node for a while.
+    async fn gather_leaders(&self) {
+        let me = self.config.node;
+        let mut elsewhere = 0;
+        loop {
+            tokio::time::sleep(LEADERS_EVERY).await;
+            let leader = |shard| self.driver.view(shard).map(|v| v.leader()).unwrap_or_default();
+            let master = leader(ShardId::META).node.filter(|node| *node != me);
+            let leads = leader(ShardId::DATA).ready;
+            elsewhere = if leads && master.is_some() { elsewhere + 1 } else { 0 };
+            if elsewhere < ELSEWHERE_MAX {
+                continue;
+            }
+            elsewhere = 0;
+            let to = |node: NodeId| self.founding.members.iter().find(|m| m.node == node).map(|m| m.replica);
+            if let Some(replica) = master.and_then(to) {
+                tracing::info!(shard = %ShardId::DATA, to = ?master, "hands over leadership to the master");
+                self.driver.input(ShardId::DATA, Input::Transfer { to: Some(replica) });
+            }
+        }
+    }
+
+    /// Recomputes the digests; what does not agree makes the engine untrusted.
+    fn scrub(&self, shard: ShardId, mut scrub: Scrub, stop: &CancellationToken) {
+        let why = loop {
+            if stop.is_cancelled() {
+                return;
+            }
+            match crate::driver::guarded(|| scrub.step(SCRUB_ROWS)) {
+                Ok(None) => std::thread::sleep(SCRUB_PAUSE),
+                Ok(Some(wrong)) if wrong.is_empty() => {
+                    tracing::debug!(%shard, "the engine is as it should be");
+                    return;
+                }
+                Ok(Some(wrong)) => break format!("{shard}: the rows of {wrong:?} are not what was applied"),
+                Err(fatal) => break format!("{shard}: {fatal}"),
+            }
+        };
+        tracing::error!(%why, "the engine is damaged");
+        self.engine.distrust(&why);
+        // Nobody listens any more when the node is stopping.
+        let _ = self.failures.send((Failure::Restart, format!("the engine is damaged: {why}")));
+    }
+}

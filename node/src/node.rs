@@ -1,0 +1,601 @@
+//! The node: put together, run, taken apart. Start and stop order live only here.
+//!
+//! Start: directory, listeners, doors (they answer "not yet"), founding, log and engine, driver, peers, the rest. Stop:
+//! doors close, leadership is handed over, sessions end, peers, driver, engine, clean-close mark.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use quorate_core::error::Rejected;
+use quorate_core::shard::Input;
+use quorate_core::ship::ShipProgress;
+use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::status::NodeKind;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Admin;
+use crate::config::{Config, Role};
+use crate::driver::{Clock, Driver, Failure, Outgoing};
+use crate::forward::{Forwarder, NodeRouter};
+use crate::founding::{self, Verdict};
+use crate::housekeeping::{self, Housekeeping};
+use crate::metrics::Meters;
+use crate::peers::message::{Answer, Ask, Envelope, Founding, Reply, Request, Response};
+use crate::peers::{Heard, Outbox, PeerEvents, Peers};
+use crate::report::{NodeState, Reports};
+use crate::reporting::NodeReports;
+use crate::router::Router;
+use crate::serve::http::{self, Shown};
+use crate::serve::tcp::Door;
+use crate::shipping::{ProgressOut, Puller, Server};
+use crate::store::engine::{Opened, Store};
+use crate::store::{Directory, StoreError};
+
+/// How long a leader may take to hand over before the node stops anyway.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// Why a node ended.
+#[derive(thiserror::Error, Debug)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A port cannot be had.
+    #[error("cannot listen on {address}: {cause}{hint}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        cause: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A local fault.
+    #[error(transparent)]
+    Fatal(#[from] quorate_core::error::Fatal),
+    /// A fault while running.
+    #[error("{0}")]
+    Failed(String),
+    /// The node has to begin again; a new start repairs it.
+    #[error("begins again: {0}")]
+    Restart(String),
+}
+
+/// Why a running node is to stop.
+enum Stop {
+    Signal(&'static str),
+    Failed(Failure, String),
+}
+
+/// Everything that lives as long as the node.
+struct Parts {
+    config: Arc<Config>,
+    peers: Arc<Peers>,
+    forwarder: Arc<Forwarder>,
+    reports: Arc<NodeReports>,
+    events: Arc<Events>,
+    tasks: TaskTracker,
+    stop_tasks: CancellationToken,
+    failures: mpsc::UnboundedSender<(Failure, String)>,
+}
+
+/// Runs a node until it is told to stop.
+pub async fn run(config: Config) -> Result<(), NodeError> {
+    let config = Arc::new(config);
+    let mut signals = Signals::new()?;
+    let mut directory = Directory::open(&config.data, config.node, config.kind())?;
+    let voters = match &config.role {
+        Role::Voter(peers) => peers.clone(),
+        Role::Replica(_) => BTreeMap::new(),
+    };
+    if config.kind() == NodeKind::Voter {
+        directory.check_voters(&voters.keys().copied().collect::<Vec<_>>())?;
+    }
+    let listener = listen(&config.listen).await?;
+    let http = match &config.http {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let (failures, mut failed) = mpsc::unbounded_channel();
+    let parts = assemble(&config, &directory, &voters, &listener, http.as_ref(), failures)?;
+    announce(&config, &parts.forwarder, http.as_ref());
+
+    let router: Arc<dyn Router> = Arc::new(NodeRouter(parts.forwarder.clone()));
+    let (stop_doors, doors) = (CancellationToken::new(), TaskTracker::new());
+    open_doors(&parts, &router, listener, http, &stop_doors, &doors);
+
+    let forming = form(&parts, &mut directory, &voters);
+    let running = tokio::select! {
+        running = forming => running?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stops before it belonged to a cluster");
+            stop_doors.cancel();
+            return Ok(());
+        }
+    };
+    let mut running = match running {
+        Some(opened) => Some(start(&parts, &directory, opened, &router)?),
+        None => None,
+    };
+    let stop = tokio::select! {
+        signal = signals.next() => Stop::Signal(signal),
+        failure = wait_failure(&mut failed, &parts) => Stop::Failed(failure.0, failure.1),
+    };
+    let result = match &stop {
+        Stop::Signal(signal) => {
+            tracing::info!(signal, "stops");
+            Ok(())
+        }
+        Stop::Failed(what, why) => {
+            tracing::error!(?what, %why, "a fault stops this node");
+            Err(match what {
+                Failure::Restart | Failure::DiskFull => NodeError::Restart(why.clone()),
+                _ => NodeError::Failed(why.clone()),
+            })
+        }
+    };
+    stop_doors.cancel();
+    doors.close();
+    if let (Some(running), Stop::Signal(_)) = (&running, &stop) {
+        hand_over(&running.driver, config.node).await;
+    }
+    doors.wait().await;
+    parts.stop_tasks.cancel();
+    parts.tasks.close();
+    parts.tasks.wait().await;
+    parts.peers.close().await;
+    parts.peers.detach();
+    if let Some(running) = running.take() {
+        let engine_fault = match stop {
+            Stop::Failed(Failure::Engine, why) => Some(why),
+            _ => None,
+        };
+        let close = move || running.close(engine_fault);
+        if tokio::task::spawn_blocking(close).await.is_err() {
+            tracing::error!("closing the engine panicked; it is rebuilt at the next start");
+        }
+    }
+    tracing::info!("stopped");
+    result
+}
+
+/// Only what the whole node cannot live with ends it: a stopped shard is shown and the others go on. A node whose log met
+/// a full disk serves reads until there is room.
+async fn wait_failure(
+    failed: &mut mpsc::UnboundedReceiver<(Failure, String)>,
+    parts: &Parts,
+) -> (Failure, String) {
+    loop {
+        match failed.recv().await {
+            Some((Failure::Shard(shard), why)) => tracing::error!(%shard, %why, "a replica has stopped"),
+            Some((Failure::DiskFull, why)) => {
+                tracing::error!(%why, "DiskFull: this node takes no part until there is room; local reads go on");
+                wait_room(parts).await;
+                return (Failure::DiskFull, "there is room on the disk again".into());
+            }
+            Some(failure) => return failure,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn wait_room(parts: &Parts) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let free = crate::store::free_bytes(parts.reports.data()).unwrap_or(0);
+        if free > parts.config.disk_reserve_bytes {
+            return;
+        }
+    }
+}
+
+async fn listen(address: &str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|cause| {
+        let hint = match cause.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process has this port",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges",
+            _ => "",
+        };
+        NodeError::Listen { address: address.to_owned(), cause, hint }
+    })
+}
+
+fn announce(config: &Config, forwarder: &Forwarder, http: Option<&TcpListener>) {
+    use std::io::Write;
+    let http = http.and_then(|l| l.local_addr().ok()).map(|a| format!(", http {a}")).unwrap_or_default();
+    let line = format!("quorated {} ({}) listens on {}{http}\n", config.node, config.kind(), forwarder.address());
+    // A closed stdout is nobody's problem.
+    let _ = std::io::stdout().write_all(line.as_bytes());
+}
+
+fn assemble(
+    config: &Arc<Config>,
+    directory: &Directory,
+    voters: &BTreeMap<NodeId, String>,
+    listener: &TcpListener,
+    http: Option<&TcpListener>,
+    failures: mpsc::UnboundedSender<(Failure, String)>,
+) -> Result<Parts, NodeError> {
+    let listening = |l: &TcpListener| {
+        l.local_addr().map(|a| a.to_string()).map_err(|e| NodeError::Failed(format!("cannot tell the port: {e}")))
+    };
+    let local = listening(listener)?;
+    let listed = voters.get(&config.node).filter(|address| !address.ends_with(":0")).cloned();
+    let address = config.advertise.clone().or(listed).unwrap_or(local);
+    let http = http.map(listening).transpose()?;
+    let stop_tasks = CancellationToken::new();
+    let runtime = tokio::runtime::Handle::current();
+    let nonce = directory.nonce();
+    let ids = voters.keys().copied().collect();
+    let peers = Peers::new(config.node, nonce, ids, voters.clone(), stop_tasks.child_token(), runtime);
+    let forwarder = Forwarder::new(config.node, config.kind(), address, peers.clone(), voters.clone());
+    let reports = NodeReports::new(config.clone(), http, directory.path(), peers.clone(), forwarder.clone());
+    let events = Arc::new(Events {
+        node: config.node,
+        nonce,
+        voters: voters.keys().copied().collect(),
+        forwarder: forwarder.clone(),
+        reports: reports.clone(),
+        founding: std::sync::OnceLock::new(),
+        server: std::sync::OnceLock::new(),
+    });
+    peers.attach(events.clone());
+    let tasks = TaskTracker::new();
+    Ok(Parts { config: config.clone(), peers, forwarder, reports, events, tasks, stop_tasks, failures })
+}
+
+fn open_doors(
+    parts: &Parts,
+    router: &Arc<dyn Router>,
+    listener: TcpListener,
+    http: Option<TcpListener>,
+    stop: &CancellationToken,
+    doors: &TaskTracker,
+) {
+    let admin = Arc::new(Admin::default());
+    let (reports, forwarder) = (parts.reports.clone(), parts.forwarder.clone());
+    parts.forwarder.set_picture(Box::new(move || {
+        let (admin, reports, forwarder) = (admin.clone(), reports.clone(), forwarder.clone());
+        Box::pin(async move { admin.picture(&*reports, forwarder.known()).await })
+    }));
+    let meters = Arc::new(Meters::default());
+    let sessions = crate::sql::sessions(router.clone());
+    let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone());
+    doors.spawn(door.serve(listener, stop.clone()));
+    if let Some(listener) = http {
+        let shown = Shown { router: router.clone(), reports: parts.reports.clone(), meters };
+        let stop = stop.clone();
+        doors.spawn(async move {
+            if let Err(error) = http::serve(shown, listener, stop).await {
+                tracing::error!(%error, "the http door has closed");
+            }
+        });
+    }
+}
+
+/// Makes the node part of its cluster and opens what it has; `None`: a voter that has lost its log.
+async fn form(
+    parts: &Parts,
+    directory: &mut Directory,
+    voters: &BTreeMap<NodeId, String>,
+) -> Result<Option<Opened>, NodeError> {
+    let (config, forwarder) = (&parts.config, &parts.forwarder);
+    let waits = |why: String| forwarder.set_state(NodeState::Forming(why));
+    if directory.founding().is_none() {
+        let founding = match &config.role {
+            Role::Voter(_) => {
+                match founding::agree(&parts.peers, config.node, directory.nonce(), voters, waits).await {
+                    Verdict::Found(members) => founding::mint(members)?,
+                    Verdict::Join(founding) => founding,
+                    Verdict::Lost(why) => return Ok(lost(parts, why)),
+                    Verdict::Wait(why) => return Err(NodeError::Failed(why)),
+                }
+            }
+            Role::Replica(addresses) => find_cluster(parts, addresses, waits).await,
+        };
+        let replica = ReplicaId::new(config.node.get());
+        crate::store::engine::begin(directory, &founding, replica)?;
+        tracing::info!(cluster = %founding.cluster, voters = founding.members.len(), "belongs to a cluster");
+    }
+    let Some(founding) = directory.founding().cloned() else {
+        return Err(NodeError::Failed("the founding record has vanished".into()));
+    };
+    let founding = Arc::new(founding);
+    parts.peers.founded(founding.clone());
+    parts.forwarder.founded(founding.clone());
+    // A second founding cannot happen.
+    let _ = parts.events.founding.set(founding.clone());
+    waits("it opens its log and engine".into());
+    let (path, config, kind) = (directory.path().to_owned(), config.clone(), config.kind());
+    let (given, again) = (founding.clone(), config.clone());
+    let opening = move || crate::store::engine::open(&path, &config, &given);
+    let opened = tokio::task::spawn_blocking(opening)
+        .await
+        .map_err(|e| NodeError::Failed(format!("opening the data directory panicked: {e}")))??;
+    match opened {
+        Store::Opened(opened) => Ok(Some(*opened)),
+        Store::Lost(why) if kind == NodeKind::Voter => Ok(lost(parts, why)),
+        Store::Lost(why) => {
+            // A replica owes nobody anything: it starts again from nothing.
+            tracing::warn!(%why, "this replica starts again from nothing");
+            crate::store::engine::restart(directory, ReplicaId::new(parts.config.node.get()))?;
+            match crate::store::engine::open(directory.path(), &again, &founding)? {
+                Store::Opened(opened) => Ok(Some(*opened)),
+                Store::Lost(why) => Err(NodeError::Failed(why)),
+            }
+        }
+    }
+}
+
+fn lost(parts: &Parts, why: String) -> Option<Opened> {
+    tracing::error!(%why, "this voter has lost its log; it neither votes nor acknowledges");
+    parts.forwarder.set_state(NodeState::LostLog(why));
+    None
+}
+
+/// Asks the given addresses until one names its cluster.
+async fn find_cluster(parts: &Parts, addresses: &[String], waits: impl Fn(String)) -> Founding {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let mut why = Vec::new();
+        for address in addresses {
+            match parts.peers.who(address, None).await {
+                Ok(Answer { founding: Some(founding), nodes, .. }) => {
+                    parts.peers.learn(nodes.into_iter().map(|n| (n.node, n.address)));
+                    return founding;
+                }
+                Ok(answer) => why.push(format!("{} at {address} belongs to no cluster yet", answer.node)),
+                Err(error) => why.push(format!("{address} ({error})")),
+            }
+        }
+        waits(format!("it waits for {}", why.join(", ")));
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// A node whose shards run.
+struct Running {
+    driver: Arc<Driver>,
+    closing: crate::store::engine::Closing,
+}
+
+impl Running {
+    /// Stops the threads, flushes the engine and marks it clean.
+    fn close(self, engine_fault: Option<String>) {
+        self.driver.stop();
+        let applied = self.driver.views().map(|v| (v.shard, v.applied())).collect();
+        self.closing.close(applied, engine_fault);
+    }
+}
+
+fn start(
+    parts: &Parts,
+    directory: &Directory,
+    opened: Opened,
+    router: &Arc<dyn Router>,
+) -> Result<Running, NodeError> {
+    let Some(founding) = directory.founding() else {
+        return Err(NodeError::Failed("the founding record has vanished".into()));
+    };
+    let progress = Arc::new(ProgressOut::default());
+    let outgoing = Arc::new(NodeOutgoing {
+        peers: parts.peers.clone(),
+        founding: founding.clone(),
+        progress: progress.clone(),
+        failures: parts.failures.clone(),
+    });
+    let Opened { clock, shards, log, reader, catalog, closing, rebuilt, scrubs } = opened;
+    let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing)?);
+    parts.reports.set_rebuilt(rebuilt);
+    parts.forwarder.serve(driver.clone());
+    let server = Server {
+        driver: driver.clone(),
+        log: reader,
+        epoch: founding.epoch,
+        node: parts.config.node,
+        forwarder: parts.forwarder.clone(),
+    };
+    // A second start cannot happen.
+    let _ = parts.events.server.set(server);
+    match &parts.config.role {
+        Role::Voter(_) => parts.peers.connect_voters(),
+        Role::Replica(addresses) => pull(parts, &driver, progress, addresses),
+    }
+    let keeping = Arc::new(Housekeeping {
+        config: parts.config.clone(),
+        directory: directory.path().to_owned(),
+        driver: driver.clone(),
+        forwarder: parts.forwarder.clone(),
+        peers: parts.peers.clone(),
+        reports: parts.reports.clone(),
+        engine: closing.handle(),
+        founding: founding.clone(),
+        failures: parts.failures.clone(),
+    });
+    housekeeping::start(&keeping, scrubs, &parts.tasks, &parts.stop_tasks);
+    if parts.config.kind() == NodeKind::Voter {
+        let (router, stop) = (router.clone(), parts.stop_tasks.clone());
+        parts.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = crate::sql::background(router) => {}
+            }
+        });
+    }
+    tracing::info!("serves");
+    Ok(Running { driver, closing })
+}
+
+fn pull(parts: &Parts, driver: &Arc<Driver>, progress: Arc<ProgressOut>, addresses: &[String]) {
+    let (failures, config) = (parts.failures.clone(), parts.config.clone());
+    let puller = Arc::new(Puller {
+        driver: driver.clone(),
+        peers: parts.peers.clone(),
+        forwarder: parts.forwarder.clone(),
+        progress,
+        addresses: addresses.to_vec(),
+        diverged: Box::new(move |shard, why| {
+            crate::store::engine::mark_diverged(&config.data);
+            // Nobody listens any more when the node is stopping.
+            let _ = failures.send((Failure::Restart, format!("{shard} has diverged and is rebuilt: {why}")));
+        }),
+    });
+    for shard in founding::SHARDS {
+        let (puller, stop) = (puller.clone(), parts.stop_tasks.clone());
+        parts.tasks.spawn(async move { puller.pull(shard, stop).await });
+    }
+}
+
+/// Gives leadership away, where there is somebody to take it.
+async fn hand_over(driver: &Arc<Driver>, me: NodeId) {
+    let deadline = Instant::now() + HAND_OVER;
+    for view in driver.views().filter(|v| v.leader().node == Some(me)) {
+        driver.input(view.shard, Input::Transfer { to: None });
+    }
+    for view in driver.views() {
+        while view.leader().node == Some(me) && Instant::now() < deadline {
+            let until = Instant::now() + Duration::from_millis(50);
+            // Looks again either way.
+            let _ = tokio::time::timeout_at(until.into(), view.leader_changed.notified()).await;
+        }
+    }
+}
+
+/// Where the driver's effects go.
+struct NodeOutgoing {
+    peers: Arc<Peers>,
+    founding: Founding,
+    progress: Arc<ProgressOut>,
+    failures: mpsc::UnboundedSender<(Failure, String)>,
+}
+
+impl Outgoing for NodeOutgoing {
+    fn send(&self, shard: ShardId, from: ReplicaId, to: ReplicaId, message: Bytes) {
+        let Some(member) = self.founding.members.iter().find(|m| m.replica == to) else { return };
+        let Founding { cluster, epoch, .. } = self.founding;
+        self.peers.send(member.node, &Envelope { cluster, epoch, shard, from, to, message });
+    }
+
+    fn progress(&self, progress: ShipProgress) {
+        self.progress.send(progress);
+    }
+
+    fn failed(&self, what: Failure, why: &str) {
+        // Nobody listens any more when the node is stopping.
+        let _ = self.failures.send((what, why.to_owned()));
+    }
+}
+
+/// What peers say, acted on.
+struct Events {
+    node: NodeId,
+    nonce: Nonce,
+    voters: Vec<NodeId>,
+    forwarder: Arc<Forwarder>,
+    reports: Arc<NodeReports>,
+    founding: std::sync::OnceLock<Arc<Founding>>,
+    server: std::sync::OnceLock<Server>,
+}
+
+impl Events {
+    fn request(&self, driver: &Driver, from: NodeId, request: Request, answers: &Arc<Outbox>) {
+        let Request { id, deadline_ms, body, .. } = request;
+        let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000));
+        let answers = answers.clone();
+        match body {
+            Ask::Propose { shard, proposal } => {
+                let done = move |result| Response::send(&answers, id, Reply::Proposed(result));
+                driver.propose(shard, proposal, deadline, Box::new(done));
+            }
+            Ask::ReadIndex { shard } => {
+                let done = move |result| Response::send(&answers, id, Reply::ReadIndex(result));
+                driver.read(shard, deadline, Box::new(done));
+            }
+            Ask::Report => self.report(id, &answers),
+            Ask::Progress { shard, report } if report.node == from => driver.input(shard, Input::Report(report)),
+            Ask::Progress { .. } => {}
+        }
+    }
+
+    fn report(&self, id: u64, answers: &Arc<Outbox>) {
+        let (reports, answers) = (self.reports.clone(), answers.clone());
+        tokio::task::spawn_blocking(move || {
+            Response::send(&answers, id, Reply::Report(Box::new(reports.local_report())));
+        });
+    }
+}
+
+#[async_trait]
+impl PeerEvents for Events {
+    fn consensus(&self, messages: Vec<(ShardId, Input)>) {
+        if let Some(driver) = self.forwarder.driver() {
+            driver.receive(messages);
+        }
+    }
+
+    fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>) {
+        for request in requests {
+            match (self.forwarder.driver(), &request.body) {
+                (Some(driver), _) => self.request(driver, from, request, answers),
+                (None, Ask::Report) => self.report(request.id, answers),
+                (None, Ask::Propose { .. }) => {
+                    Response::send(answers, request.id, Reply::Proposed(Err(Rejected::NotLeader(None))));
+                }
+                (None, Ask::ReadIndex { .. }) => {
+                    Response::send(answers, request.id, Reply::ReadIndex(Err(Rejected::NotLeader(None))));
+                }
+                (None, Ask::Progress { .. }) => {}
+            }
+        }
+    }
+
+    fn who(&self, _voters: &[NodeId]) -> Answer {
+        let router = NodeRouter(self.forwarder.clone());
+        Answer {
+            node: self.node,
+            nonce: self.nonce,
+            voters: self.voters.clone(),
+            founding: self.founding.get().map(|f| (**f).clone()),
+            master: router.master(),
+            nodes: router.nodes(),
+        }
+    }
+
+    async fn ship(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId, heard: Heard) {
+        let Some(server) = self.server.get() else { return };
+        if let Err(why) = server.serve(stream, buffer, reader, heard).await {
+            tracing::debug!(%reader, %why, "a reader's stream has ended");
+        }
+    }
+}
+
+/// Signals that end the node.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, NodeError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |e: std::io::Error| NodeError::Failed(format!("cannot listen for signals: {e}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

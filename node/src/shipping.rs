@@ -1,0 +1,334 @@
+//! Log shipping: this node's streams to readers, and a replica's own streams from the leaders.
+//!
+//! A replica dials the leader of each shard, found through the addresses it was given and redirected by whoever it
+//! reaches; one connection per shard. Only a leader serves a shard's stream, so it knows every reader's lag at first hand.
+//! The stream itself (what follows what, what is refused) is `quorate_core::ship`'s.
+//!
+//! Invariant: a broken connection loses nothing; the next pull begins where the replica's own log ends.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use quorate_core::error::Fatal;
+use quorate_core::log::LogReader;
+use quorate_core::shard::Input;
+use quorate_core::ship::serve::Sender;
+use quorate_core::ship::{ReaderMessage, Refusal, ServerMessage, ShipProgress};
+use quorate_shared::ids::{Epoch, NodeId, ShardId};
+use quorate_shared::wire::{NodeAddress, PeerChannel};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::Driver;
+use crate::driver::view::{Leader, ShardView};
+use crate::forward::Forwarder;
+use crate::peers::message::Shipment;
+use crate::peers::{Heard, Outbox, Peers, frame};
+
+/// Sign of life when there is nothing to send.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A server that has been silent for this long is left.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Pause between two attempts to find a leader.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Reader messages read and not yet acted on.
+const MESSAGES_MAX: usize = 1024;
+
+/// What a server of streams needs of its node.
+pub struct Server {
+    /// Its shards.
+    pub driver: Arc<Driver>,
+    /// Its log.
+    pub log: Arc<dyn LogReader>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// This node.
+    pub node: NodeId,
+    /// Where nodes are.
+    pub forwarder: Arc<Forwarder>,
+}
+
+impl Server {
+    /// Serves one reader's connection until it ends.
+    pub async fn serve(&self, stream: TcpStream, mut buffer: BytesMut, reader: NodeId, heard: Heard) -> io::Result<()> {
+        let (mut input, mut output) = stream.into_split();
+        let (sender, mut messages) = mpsc::channel(MESSAGES_MAX);
+        let receive = async {
+            loop {
+                while let Some(bytes) = frame::take(&mut buffer)? {
+                    let message = ReaderMessage::decode(&bytes)
+                        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+                    heard.now();
+                    if sender.send(message).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                if !frame::fill(&mut input, &mut buffer).await? {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! {
+            ended = receive => ended,
+            ended = self.stream(&mut messages, &mut output, reader) => ended,
+        }
+    }
+
+    fn leader_of(&self, view: &ShardView) -> Shipment {
+        let leader = view.leader();
+        let address = |node: NodeId| self.forwarder.known().into_iter().find(|n| n.node == node);
+        Shipment::Leader { shard: view.shard, term: leader.term, leader: leader.node.and_then(address) }
+    }
+
+    async fn stream(
+        &self,
+        messages: &mut mpsc::Receiver<ReaderMessage>,
+        output: &mut OwnedWriteHalf,
+        reader: NodeId,
+    ) -> io::Result<()> {
+        let Some(ReaderMessage::Pull(pull)) = messages.recv().await else { return Ok(()) };
+        let Some(view) = self.driver.view(pull.shard).cloned() else {
+            return refuse(output, Refusal::NotHere(pull.shard)).await;
+        };
+        frame::write(output, &self.leader_of(&view)).await?;
+        if view.leader().node != Some(self.node) {
+            return Ok(());
+        }
+        let mut sender = match Sender::begin(&*self.log, self.epoch, view.committed(), &pull).map_err(io_failure)? {
+            Ok(sender) => sender,
+            Err(refusal) => return refuse(output, refusal).await,
+        };
+        tracing::info!(%reader, shard = %pull.shard, after = %pull.index, "ships its log");
+        loop {
+            let changed = view.committed_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if view.leader().node != Some(self.node) {
+                return frame::write(output, &self.leader_of(&view)).await;
+            }
+            // Reads the log, which may be on disk: not worth a blocking thread for recent entries.
+            while let Some(batch) = sender.next(&*self.log, view.committed()).map_err(io_failure)? {
+                ship(output, &ServerMessage::Batch(batch)).await?;
+                while let Ok(message) = messages.try_recv() {
+                    self.note(&mut sender, &message, reader, pull.shard);
+                }
+            }
+            tokio::select! {
+                () = changed => {}
+                message = messages.recv() => match message {
+                    Some(message) => self.note(&mut sender, &message, reader, pull.shard),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    let heartbeat = sender.heartbeat(view.committed());
+                    ship(output, &ServerMessage::Batch(heartbeat)).await?;
+                }
+            }
+        }
+    }
+
+    fn note(&self, sender: &mut Sender, message: &ReaderMessage, reader: NodeId, shard: ShardId) {
+        if let ReaderMessage::Progress(progress) = message {
+            sender.progress(progress);
+            self.driver.input(shard, Input::Report(sender.report(reader)));
+        }
+    }
+}
+
+fn io_failure(fatal: Fatal) -> io::Error {
+    io::Error::other(fatal.to_string())
+}
+
+async fn ship(output: &mut OwnedWriteHalf, message: &ServerMessage) -> io::Result<()> {
+    frame::write(output, &Shipment::Stream(message.encode())).await
+}
+
+async fn refuse(output: &mut OwnedWriteHalf, refusal: Refusal) -> io::Result<()> {
+    ship(output, &ServerMessage::Refused(refusal)).await
+}
+
+/// Where a replica's reports go: the connection of each shard's stream.
+#[derive(Default)]
+pub struct ProgressOut(Mutex<BTreeMap<ShardId, Arc<Outbox>>>);
+
+impl ProgressOut {
+    /// Tells the server of the shard's stream, if there is one.
+    pub fn send(&self, progress: ShipProgress) {
+        let outbox = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&progress.shard).cloned();
+        if let Some(outbox) = outbox {
+            outbox.push_raw(&ReaderMessage::Progress(progress).encode());
+        }
+    }
+}
+
+/// How a replica's stream ended.
+enum End {
+    /// Try there next.
+    Moved(Option<NodeAddress>),
+    /// Try again.
+    Broken(String),
+    /// The histories differ: this replica has to start again from nothing.
+    Diverged(String),
+}
+
+/// A replica's side: keeps a stream per shard.
+pub struct Puller {
+    /// Its shards.
+    pub driver: Arc<Driver>,
+    /// Connections.
+    pub peers: Arc<Peers>,
+    /// Told how fresh the replica is.
+    pub forwarder: Arc<Forwarder>,
+    /// Where reports go.
+    pub progress: Arc<ProgressOut>,
+    /// The addresses of `--replica-of`.
+    pub addresses: Vec<String>,
+    /// Called when the replica must start again from nothing.
+    pub diverged: Box<dyn Fn(ShardId, String) + Send + Sync>,
+}
+
+impl Puller {
+    /// Pulls a shard until told to stop.
+    pub async fn pull(&self, shard: ShardId, stop: CancellationToken) {
+        let Some(view) = self.driver.view(shard).cloned() else { return };
+        let mut pause = PAUSE.0;
+        let mut next: Option<String> = None;
+        let mut turn = 0;
+        let mut told = String::new();
+        loop {
+            let address = next.take().unwrap_or_else(|| self.somebody(&mut turn));
+            let began = Instant::now();
+            let end = tokio::select! {
+                () = stop.cancelled() => return,
+                end = self.follow(&view, &address) => end,
+            };
+            view.set_leader(Leader { node: None, ready: false, ..view.leader() });
+            if began.elapsed() > SILENCE {
+                pause = PAUSE.0;
+            }
+            match end {
+                End::Moved(Some(leader)) => {
+                    self.peers.learn([(leader.node, leader.address.clone())]);
+                    next = (leader.address != address).then_some(leader.address);
+                }
+                End::Moved(None) => {}
+                End::Broken(why) => {
+                    if why != told {
+                        tracing::warn!(%shard, %address, %why, "the stream has ended");
+                        told = why;
+                    }
+                }
+                End::Diverged(why) => {
+                    tracing::error!(%shard, %address, %why, "this replica's history is not the cluster's");
+                    (self.diverged)(shard, why);
+                    return;
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// The next address to try: those given, then every voter known.
+    fn somebody(&self, turn: &mut usize) -> String {
+        let known = self.forwarder.known().into_iter();
+        let voters = known.filter(|n| n.kind == quorate_shared::status::NodeKind::Voter).map(|n| n.address);
+        let all: Vec<String> = self.addresses.iter().cloned().chain(voters).collect();
+        *turn += 1;
+        all[(*turn - 1) % all.len()].clone()
+    }
+
+    async fn follow(&self, view: &Arc<ShardView>, address: &str) -> End {
+        match self.try_follow(view, address).await {
+            Ok(end) => end,
+            Err(error) => End::Broken(error.to_string()),
+        }
+    }
+
+    async fn try_follow(&self, view: &Arc<ShardView>, address: &str) -> io::Result<End> {
+        let shard = view.shard;
+        let hello = self.peers.hello(None, PeerChannel::Shipping);
+        let (stream, mut buffer, greeting) = match frame::connect(address, &hello).await {
+            Ok(connected) => connected,
+            Err(error) => return Ok(End::Broken(error.to_string())),
+        };
+        let (sender, pull) = oneshot::channel();
+        // The puller has given up when the receiver is gone.
+        self.driver.pull(shard, Box::new(move |pull| drop(sender.send(pull))));
+        let Ok(Some(pull)) = pull.await else { return Ok(End::Broken("this replica has stopped".into())) };
+        let (mut input, output) = stream.into_split();
+        let outbox = Arc::new(Outbox::default());
+        outbox.open();
+        outbox.push_raw(&ReaderMessage::Pull(pull).encode());
+        self.progress.0.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, outbox.clone());
+        let quorate_shared::wire::Greeting::PeerWelcome { node: server, .. } = greeting else {
+            return Ok(End::Broken("an unexpected greeting".into()));
+        };
+        let heard = self.peers.hearing(server);
+        let (bad_sender, mut bad) = mpsc::channel(1);
+        let receive = async {
+            loop {
+                while let Some(bytes) = frame::take(&mut buffer)? {
+                    heard.now();
+                    if let Some(end) = self.shipment(view, server, frame::decode(&bytes)?, &bad_sender) {
+                        return Ok(end);
+                    }
+                }
+                match tokio::time::timeout(SILENCE, frame::fill(&mut input, &mut buffer)).await {
+                    Ok(filled) if filled? => {}
+                    Ok(_) => return Ok(End::Broken("closed by the server".into())),
+                    Err(_) => return Ok(End::Broken("the server is silent".into())),
+                }
+            }
+        };
+        let ended = tokio::select! {
+            ended = receive => ended,
+            ended = outbox.run(output) => Err(ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
+            why = bad.recv() => Ok(why.unwrap_or(End::Broken("this replica has stopped".into()))),
+        };
+        outbox.close();
+        ended
+    }
+
+    /// Acts on one message of the server.
+    fn shipment(
+        &self,
+        view: &Arc<ShardView>,
+        server: NodeId,
+        shipment: Shipment,
+        bad: &mpsc::Sender<End>,
+    ) -> Option<End> {
+        match shipment {
+            Shipment::Leader { term, leader: Some(leader), .. } if leader.node == server => {
+                self.peers.learn([(server, leader.address)]);
+                view.set_leader(Leader { term, node: Some(server), ready: false });
+                None
+            }
+            Shipment::Leader { leader, .. } => Some(End::Moved(leader)),
+            Shipment::Stream(bytes) => match ServerMessage::decode(&bytes) {
+                Err(error) => Some(End::Broken(error.to_string())),
+                Ok(ServerMessage::Refused(Refusal::Diverged { index, ours })) => {
+                    Some(End::Diverged(format!("entry {index} has the hash {ours} there")))
+                }
+                Ok(ServerMessage::Refused(refusal)) => Some(End::Broken(refusal.to_string())),
+                Ok(ServerMessage::Batch(batch)) => {
+                    let bad = bad.clone();
+                    // Only the first reason counts.
+                    let refused = move |why: quorate_core::ship::follow::BadBatch| {
+                        drop(bad.try_send(End::Broken(why.to_string())));
+                    };
+                    self.driver.shipped(batch, Box::new(refused));
+                    None
+                }
+            },
+        }
+    }
+}
