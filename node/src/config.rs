@@ -79,8 +79,20 @@ pub struct RawConfig {
 
 /// The names of [`RawConfig`]'s fields.
 pub const KEYS: [&str; 14] = [
-    "id", "data", "listen", "http", "advertise", "replica_of", "insecure", "log", "log_format", "cache_mb",
-    "election_ms", "heartbeat_ms", "disk_reserve_mb", "peers",
+    "id",
+    "data",
+    "listen",
+    "http",
+    "advertise",
+    "replica_of",
+    "insecure",
+    "log",
+    "log_format",
+    "cache_mb",
+    "election_ms",
+    "heartbeat_ms",
+    "disk_reserve_mb",
+    "peers",
 ];
 
 /// The nearest of some names, if any is near.
@@ -233,9 +245,9 @@ impl Config {
 
 /// Splits `HOST:PORT`; the port is required.
 fn check_address(what: &str, address: &str) -> Result<(), ConfigError> {
-    let valid = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok());
+    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    });
     match valid {
         true => Ok(()),
         false => Err(ConfigError(format!("{what}: `{address}` is not HOST:PORT, e.g. 127.0.0.1:{PORT_DEFAULT}"))),
@@ -251,7 +263,9 @@ fn parse_peers(raw: &RawPeers) -> Result<BTreeMap<NodeId, String>, ConfigError> 
             .filter(|part| !part.is_empty())
             .map(|part| match part.split_once('=') {
                 Some((id, address)) => Ok((id.trim().to_owned(), address.trim().to_owned())),
-                None => Err(ConfigError(format!("peers: `{part}` is not ID=HOST:PORT, e.g. 1=127.0.0.1:{PORT_DEFAULT}"))),
+                None => {
+                    Err(ConfigError(format!("peers: `{part}` is not ID=HOST:PORT, e.g. 1=127.0.0.1:{PORT_DEFAULT}")))
+                }
             })
             .collect::<Result<_, _>>()?,
     };
@@ -298,7 +312,9 @@ fn role(raw: &RawConfig, node: NodeId) -> Result<Role, ConfigError> {
         RawList::Array(items) => items.clone(),
     });
     match (&raw.peers, replica_of) {
-        (Some(_), Some(_)) => Err(ConfigError("--peers makes a voter and --replica-of a replica; give one of them".into())),
+        (Some(_), Some(_)) => {
+            Err(ConfigError("--peers makes a voter and --replica-of a replica; give one of them".into()))
+        }
         (None, None) => Err(ConfigError(format!(
             "is it a voter or a replica? give --peers ID=HOST:PORT,... (every voter, this node included; \
              --peers {0}=127.0.0.1:{PORT_DEFAULT} alone makes a cluster of one) or --replica-of HOST:PORT,...",
@@ -448,7 +464,9 @@ mod tests {
         assert!(refused(RawConfig::default()).contains("--id"));
         assert!(refused(RawConfig { id: Some(1), ..RawConfig::default() }).contains("voter or a replica"));
         assert!(refused(RawConfig { id: Some(2), ..voter() }).contains("not this node, n2"));
-        assert!(refused(RawConfig { replica_of: Some(RawList::Text("h:1".into())), ..voter() }).contains("one of them"));
+        assert!(
+            refused(RawConfig { replica_of: Some(RawList::Text("h:1".into())), ..voter() }).contains("one of them")
+        );
         assert!(refused(RawConfig { listen: Some("0.0.0.0:1".into()), ..voter() }).contains("--insecure"));
         assert!(refused(RawConfig { listen: Some("localhost".into()), ..voter() }).contains("HOST:PORT"));
         assert!(refused(RawConfig { election_ms: Some(100), ..voter() }).contains("three times"));

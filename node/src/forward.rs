@@ -337,7 +337,8 @@ impl Forwarder {
                 },
             };
             if Instant::now() >= deadline {
-                let error = WireError::new(Code::Behind, format!("{} cannot confirm that it is up to date: {why}", self.node));
+                let error =
+                    WireError::new(Code::Behind, format!("{} cannot confirm that it is up to date: {why}", self.node));
                 return Err(error.hint("SET read_level = local reads what is here"));
             }
             self.pause(view, &mut pause, deadline).await;
@@ -366,7 +367,8 @@ impl Forwarder {
             Err(_) => {
                 let applied = view.applied();
                 let behind = index.get().saturating_sub(applied.get());
-                let message = format!("ReplicaBehind: {} has applied {applied} of {index} in {}", self.node, view.shard);
+                let message =
+                    format!("ReplicaBehind: {} has applied {applied} of {index} in {}", self.node, view.shard);
                 Err(WireError::new(Code::Behind, message)
                     .detail(format!("{behind} entries behind"))
                     .hint("SET read_level = local reads what is here"))
@@ -378,7 +380,8 @@ impl Forwarder {
         let epoch = self.epoch();
         for token in tokens.iter().filter(|t| t.shard == view.shard) {
             if token.epoch != epoch.number {
-                let message = format!("the token is of epoch {}, {} is in epoch {}", token.epoch, self.node, epoch.number);
+                let message =
+                    format!("the token is of epoch {}, {} is in epoch {}", token.epoch, self.node, epoch.number);
                 return Err(WireError::new(Code::Invalid, message));
             }
             self.wait_applied(view, token.index, deadline).await?;
@@ -437,7 +440,12 @@ pub struct NodeRouter(pub Arc<Forwarder>);
 
 #[async_trait]
 impl Router for NodeRouter {
-    async fn propose(&self, shard: ShardId, proposal: Proposal, deadline: Instant) -> Result<WriteResult, ProposeError> {
+    async fn propose(
+        &self,
+        shard: ShardId,
+        proposal: Proposal,
+        deadline: Instant,
+    ) -> Result<WriteResult, ProposeError> {
         if self.0.kind == NodeKind::Replica {
             return Err(ProposeError::Wire(self.0.read_only()));
         }
@@ -483,7 +491,10 @@ impl Router for NodeRouter {
         let reached = tokio::time::timeout_at(deadline.into(), versions.wait_for(|v| *v >= version.get())).await;
         match reached {
             Ok(Ok(_)) => Ok(driver.catalog()),
-            _ => Err(WireError::new(Code::Behind, format!("{} has not applied catalog version {version} yet", self.0.node))),
+            _ => Err(WireError::new(
+                Code::Behind,
+                format!("{} has not applied catalog version {version} yet", self.0.node),
+            )),
         }
     }
 

@@ -97,15 +97,12 @@ fn same_set(a: &[NodeId], b: &[NodeId]) -> bool {
 /// A new cluster's record.
 pub fn mint(members: Vec<(NodeId, Nonce)>) -> Result<Founding, StoreError> {
     let id = random_bytes()?;
-    let mut members: Vec<Member> = members
-        .into_iter()
-        .map(|(node, nonce)| Member { node, nonce, replica: ReplicaId::new(node.get()) })
-        .collect();
+    let mut members: Vec<Member> =
+        members.into_iter().map(|(node, nonce)| Member { node, nonce, replica: ReplicaId::new(node.get()) }).collect();
     members.sort_unstable_by_key(|m| m.node);
     let random = random_bytes()?;
-    let epoch = u64::from_le_bytes([
-        random[0], random[1], random[2], random[3], random[4], random[5], random[6], random[7],
-    ]);
+    let epoch =
+        u64::from_le_bytes([random[0], random[1], random[2], random[3], random[4], random[5], random[6], random[7]]);
     Ok(Founding { cluster: ClusterId(id), epoch: Epoch { number: 1, id: epoch }, members })
 }
 

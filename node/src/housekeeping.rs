@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quorate_core::catalog::{Counters, DatabaseDesc, NodeDesc};
+use quorate_core::catalog::{Counters, DatabaseDesc, Descriptor, NodeDesc};
 use quorate_core::keys::{CatalogKey, Key};
 use quorate_core::machine::Scrub;
 use quorate_core::proposal::{Op, Proposal};
@@ -66,7 +66,12 @@ pub struct Housekeeping {
 }
 
 /// Starts everything; it ends when told to stop.
-pub fn start(keeping: &Arc<Housekeeping>, scrubs: Vec<(ShardId, Scrub)>, tasks: &TaskTracker, stop: &CancellationToken) {
+pub fn start(
+    keeping: &Arc<Housekeeping>,
+    scrubs: Vec<(ShardId, Scrub)>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let spawn = |job: futures::future::BoxFuture<'static, ()>| {
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -175,7 +180,7 @@ impl Housekeeping {
             }
             let put = Op::Put {
                 key: Key::Catalog(CatalogKey::Node(desc.id)).encode(),
-                expect: known.map(NodeDesc::encode),
+                expect: known.map(Descriptor::encode),
                 value: Some(desc.encode()),
             };
             self.put(vec![put], "register").await;

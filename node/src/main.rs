@@ -107,7 +107,8 @@ impl StartArgs {
             None => RawConfig::default(),
             Some(path) => {
                 let name = path.display().to_string();
-                let text = std::fs::read_to_string(&path).map_err(|e| ConfigError(format!("cannot read {name}: {e}")))?;
+                let text =
+                    std::fs::read_to_string(&path).map_err(|e| ConfigError(format!("cannot read {name}: {e}")))?;
                 RawConfig::from_toml(&text, &name)?
             }
         };

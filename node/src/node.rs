@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
 use crate::config::{Config, Role};
-use crate::driver::{Clock, Driver, Failure, Outgoing};
+use crate::driver::{Driver, Failure, Outgoing};
 use crate::forward::{Forwarder, NodeRouter};
 use crate::founding::{self, Verdict};
 use crate::housekeeping::{self, Housekeeping};
@@ -167,10 +167,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
 
 /// Only what the whole node cannot live with ends it: a stopped shard is shown and the others go on. A node whose log met
 /// a full disk serves reads until there is room.
-async fn wait_failure(
-    failed: &mut mpsc::UnboundedReceiver<(Failure, String)>,
-    parts: &Parts,
-) -> (Failure, String) {
+async fn wait_failure(failed: &mut mpsc::UnboundedReceiver<(Failure, String)>, parts: &Parts) -> (Failure, String) {
     loop {
         match failed.recv().await {
             Some((Failure::Shard(shard), why)) => tracing::error!(%shard, %why, "a replica has stopped"),
@@ -265,7 +262,7 @@ fn open_doors(
         Box::pin(async move { admin.picture(&*reports, forwarder.known()).await })
     }));
     let meters = Arc::new(Meters::default());
-    let sessions = crate::sql::sessions(router.clone());
+    let sessions: Arc<dyn crate::serve::Sessions> = Arc::new(NoSql);
     let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone());
     doors.spawn(door.serve(listener, stop.clone()));
     if let Some(listener) = http {
@@ -375,12 +372,7 @@ impl Running {
     }
 }
 
-fn start(
-    parts: &Parts,
-    directory: &Directory,
-    opened: Opened,
-    router: &Arc<dyn Router>,
-) -> Result<Running, NodeError> {
+fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn Router>) -> Result<Running, NodeError> {
     let Some(founding) = directory.founding() else {
         return Err(NodeError::Failed("the founding record has vanished".into()));
     };
@@ -425,7 +417,7 @@ fn start(
         parts.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = crate::sql::background(router) => {}
+                () = background(router) => {}
             }
         });
     }
@@ -597,5 +589,24 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+async fn background(_router: Arc<dyn Router>) {
+    std::future::pending().await
+}
+
+struct NoSql;
+
+impl crate::serve::Sessions for NoSql {
+    fn open(
+        &self,
+        _: quorate_shared::ids::SessionId,
+        _: &quorate_shared::wire::ClientHello,
+    ) -> Result<Box<dyn crate::serve::Statements>, quorate_shared::error::WireError> {
+        Err(quorate_shared::error::WireError::unsupported("SQL"))
+    }
+    fn schema(&self) -> quorate_shared::wire::SchemaInfo {
+        quorate_shared::wire::SchemaInfo::default()
     }
 }

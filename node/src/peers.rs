@@ -379,7 +379,9 @@ impl Peers {
         let hello = PeerHello { cluster: None, ..self.hello(to, PeerChannel::Founding) };
         let asked = async {
             let (mut stream, mut buffer, _) = frame::connect(address, &hello).await.map_err(|e| e.to_string())?;
-            frame::write(&mut stream, &Question::Who { voters: self.voters.clone() }).await.map_err(|e| e.to_string())?;
+            frame::write(&mut stream, &Question::Who { voters: self.voters.clone() })
+                .await
+                .map_err(|e| e.to_string())?;
             frame::read::<Answer, _>(&mut stream, &mut buffer).await.map_err(|e| e.to_string())
         };
         match tokio::time::timeout(Duration::from_secs(3), asked).await {
@@ -428,10 +430,8 @@ impl Peers {
             while let Some(bytes) = frame::take(&mut buffer)? {
                 let envelope: Envelope = frame::decode(&bytes)?;
                 match self.is_for_us(&envelope, &founding, theirs, mine) {
-                    true => messages.push((
-                        envelope.shard,
-                        Input::Receive { from: envelope.from, message: envelope.message },
-                    )),
+                    true => messages
+                        .push((envelope.shard, Input::Receive { from: envelope.from, message: envelope.message })),
                     false => {
                         self.dropped.fetch_add(1, Ordering::Relaxed);
                     }

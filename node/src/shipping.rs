@@ -283,8 +283,11 @@ impl Puller {
                     }
                 }
                 match tokio::time::timeout(SILENCE, frame::fill(&mut input, &mut buffer)).await {
-                    Ok(filled) if filled? => {}
-                    Ok(_) => return Ok(End::Broken("closed by the server".into())),
+                    Ok(filled) => {
+                        if !filled? {
+                            return Ok(End::Broken("closed by the server".into()));
+                        }
+                    }
                     Err(_) => return Ok(End::Broken("the server is silent".into())),
                 }
             }

@@ -58,7 +58,9 @@ pub enum StoreError {
         found: u64,
     },
     /// The voters in `--peers` are not those of the cluster.
-    #[error("--peers lists {given} but the voters of cluster {cluster} in {path} are {stored}; addresses may change, voters may not")]
+    #[error(
+        "--peers lists {given} but the voters of cluster {cluster} in {path} are {stored}; addresses may change, voters may not"
+    )]
     OtherVoters {
         /// The directory.
         path: PathBuf,
@@ -78,7 +80,9 @@ pub enum StoreError {
         why: String,
     },
     /// There is data but nothing that says whose.
-    #[error("{0} has a log but no identity.json: it is not known whose log it is; restore that file or use an empty directory")]
+    #[error(
+        "{0} has a log but no identity.json: it is not known whose log it is; restore that file or use an empty directory"
+    )]
     NoIdentity(PathBuf),
     /// The operating system refuses.
     #[error("cannot {doing} {path}: {cause}")]
@@ -221,7 +225,8 @@ impl Directory {
                 if path.join("log").read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
                     return Err(StoreError::NoIdentity(path));
                 }
-                let identity = Identity { format: FORMAT, node: me, kind, nonce: Nonce(random_bytes()?), founding: None };
+                let identity =
+                    Identity { format: FORMAT, node: me, kind, nonce: Nonce(random_bytes()?), founding: None };
                 write_identity(&path, &identity)?;
                 identity
             }
@@ -306,12 +311,8 @@ pub fn names(nodes: &[NodeId]) -> String {
 
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = path.join("LOCK");
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&file)
-        .map_err(io_error("write", &file))?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(&file).map_err(io_error("write", &file))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(path.to_owned())),

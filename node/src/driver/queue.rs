@@ -59,11 +59,6 @@ impl<T> Queue<T> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).items.len()
     }
 
-    /// Whether none wait.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// No item is accepted any more; the taker gets what is there, then `false`.
     pub fn close(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
