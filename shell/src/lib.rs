@@ -1,5 +1,13 @@
-//! The Quorate shell.
+//! The Quorate shell: one session, three front ends (line shell, script, full screen).
+//!
+//! Text becomes a command, a command an outcome, an outcome a rendering; each step is a pure function where it can be.
+//! stdout is data, stderr is narration, and the exit code says what to do next ([`exit::Exit`]).
 
+pub mod args;
 pub mod bench;
+pub mod config;
 pub mod demo;
+pub mod exit;
+pub mod render;
+pub mod script;
 pub mod tui;

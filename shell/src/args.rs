@@ -1,0 +1,421 @@
+//! The command line: what can be given, and how mistakes are answered.
+//!
+//! `-h` is the host, as in every database shell, so help is `--help` only. Statements and files run in the order given.
+//! Left out: what the values mean together with environment and configuration file ([`crate::config`]).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::exit::Exit;
+
+/// The shell of Quorate: runs SQL on a cluster, shows how the cluster is.
+#[derive(Parser, Clone, Debug, Default)]
+#[command(
+    name = "quorate",
+    version,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    subcommand_value_name = "COMMAND",
+    after_help = "Without -e, -f or a command: an interactive shell on a terminal, else statements from standard input.\n\
+        Exit codes: 0 done, 1 a statement failed, 2 usage, 3 no connection, 4 outcome unknown, 130 interrupted.\n\
+        Statements go to the database as they are; lines that begin with a backslash are the shell's own (\\? lists them)."
+)]
+pub struct Args {
+    /// Where: quorate://[USER@]HOST[:PORT][,HOST...][/DATABASE][?SETTING=VALUE&...]
+    pub url: Option<String>,
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// Run these statements and end; repeatable
+    #[arg(short = 'e', long = "execute", visible_short_alias = 'c', visible_alias = "command", value_name = "SQL")]
+    pub execute: Vec<String>,
+    /// Run the statements of this file and end (- is standard input); repeatable
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// How results are written: table on a terminal, tsv into a pipe [env: QUORATE_FORMAT]
+    #[arg(long, value_name = "FORMAT", env = "QUORATE_FORMAT", hide_env = true)]
+    pub format: Option<Format>,
+    /// Leave out the header of csv, tsv, table and markdown
+    #[arg(long)]
+    pub no_header: bool,
+    /// Write results to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Go on after a statement that failed (the exit code still says so)
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Say nothing but errors on standard error
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, global = true)]
+    pub help: Option<bool>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to run, in the order given; filled after parsing.
+    #[arg(skip)]
+    pub inputs: Vec<Input>,
+}
+
+/// Where and how to connect; the same for every command.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct ConnectionArgs {
+    /// Nodes to try, with an optional port each, or a quorate:// URL [default: 127.0.0.1] [env: QUORATE_HOST]
+    #[arg(short = 'h', long, value_name = "HOST[:PORT],...", global = true, env = "QUORATE_HOST", hide_env = true)]
+    pub host: Option<String>,
+    /// Port of hosts given without one [default: 7411] [env: QUORATE_PORT]
+    #[arg(short, long, value_name = "PORT", global = true, env = "QUORATE_PORT", hide_env = true,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Database to begin in [default: main] [env: QUORATE_DATABASE]
+    #[arg(short, long, value_name = "DATABASE", global = true, env = "QUORATE_DATABASE", hide_env = true)]
+    pub database: Option<String>,
+    /// User name [default: the operating system's] [env: QUORATE_USER]
+    #[arg(short = 'U', long, value_name = "USER", global = true, env = "QUORATE_USER", hide_env = true)]
+    pub user: Option<String>,
+    /// Give up on a statement, or on connecting, after this long: 30, 1.5s, 500ms, 2m [env: QUORATE_TIMEOUT]
+    #[arg(long, value_name = "TIME", global = true, env = "QUORATE_TIMEOUT", hide_env = true, value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Refuse everything that writes [env: QUORATE_READ_ONLY]
+    #[arg(long, global = true, env = "QUORATE_READ_ONLY", hide_env = true,
+        value_parser = clap::builder::FalseyValueParser::new())]
+    pub read_only: bool,
+    /// What reads must see: linearizable, max_staleness:MS, local [env: QUORATE_READ_LEVEL]
+    #[arg(long, value_name = "LEVEL", global = true, env = "QUORATE_READ_LEVEL", hide_env = true, value_parser = read_level)]
+    pub read_level: Option<String>,
+    /// Configuration file [default: $XDG_CONFIG_HOME/quorate/config.toml] [env: QUORATE_CONFIG]
+    #[arg(long, value_name = "FILE", global = true, env = "QUORATE_CONFIG", hide_env = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// The commands beside running SQL.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Show how the cluster is; exit 0 ok, 1 warning, 2 critical, 3 unknown
+    Status(StatusArgs),
+    /// Watch the cluster and run SQL in a full-screen terminal
+    #[command(hide = true)]
+    Top(TopArgs),
+    /// Generate load and measure it
+    #[command(hide = true)]
+    Bench(BenchArgs),
+    /// Start a cluster with sample data on this machine and show it
+    #[command(hide = true)]
+    Demo(DemoArgs),
+}
+
+/// `quorate status`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct StatusArgs {
+    /// Where, as a quorate:// URL
+    pub url: Option<String>,
+    /// As one JSON document (one per line with --watch)
+    #[arg(long)]
+    pub json: bool,
+    /// Again and again, every so many seconds, until interrupted
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub watch: Option<Duration>,
+}
+
+/// `quorate top`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct TopArgs {
+    /// Where, as a quorate:// URL
+    pub url: Option<String>,
+}
+
+/// `quorate bench`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct BenchArgs {
+    /// Where, as a quorate:// URL
+    pub url: Option<String>,
+    /// What to do
+    #[arg(long, value_name = "WORKLOAD", default_value = "insert")]
+    pub workload: Workload,
+    /// Concurrent clients, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: u32,
+    /// How long to measure
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// Rows of the table that is read or updated
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rows: u64,
+    /// The result as one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `quorate bench` does in a closed loop.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Workload {
+    /// Insert one row of about 100 bytes
+    #[default]
+    Insert,
+    /// Read one row by primary key
+    Read,
+    /// Update one random row
+    Update,
+    /// Add one to the same row
+    Hot,
+    /// Grouped aggregate over the whole table
+    Scan,
+}
+
+/// `quorate demo`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct DemoArgs {
+    /// Keep the data here and start from it again
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Writes per second to keep up
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub load: u32,
+    /// Print how to connect and run until Ctrl-C
+    #[arg(long)]
+    pub no_tui: bool,
+    /// With --no-tui: one JSON line once the cluster is ready
+    #[arg(long, requires = "no_tui")]
+    pub json: bool,
+}
+
+/// How results are written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// Columns, aligned
+    Table,
+    /// One line per column
+    Vertical,
+    /// RFC 4180, with header; NULL is empty, an empty string is ""
+    Csv,
+    /// Tab-separated, with header; NULL is \N
+    Tsv,
+    /// One array of objects per result
+    Json,
+    /// One object per line
+    Jsonl,
+    /// A Markdown table
+    Markdown,
+}
+
+impl Format {
+    /// Its name as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Table => "table",
+            Format::Vertical => "vertical",
+            Format::Csv => "csv",
+            Format::Tsv => "tsv",
+            Format::Json => "json",
+            Format::Jsonl => "jsonl",
+            Format::Markdown => "markdown",
+        }
+    }
+
+    /// The format of a name, in any case.
+    pub fn of(name: &str) -> Option<Format> {
+        Format::value_variants().iter().copied().find(|f| f.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// Something to run, in the order of the command line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Text of `-e`.
+    Text(String),
+    /// A file of `-f`; `-` is standard input.
+    File(PathBuf),
+}
+
+/// What parsing came to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// Go on with these.
+    Run(Box<Args>),
+    /// Help or version: print this to standard output, done.
+    Print(String),
+    /// A mistake: print this to standard error and end with this exit code.
+    Mistake(String, u8),
+}
+
+/// Reads a command line, program name included.
+pub fn parse(line: &[OsString]) -> Parsed {
+    let result = Args::command().try_get_matches_from(line).and_then(|matches| {
+        let mut args = Args::from_arg_matches(&matches)?;
+        args.inputs = in_order(&matches, &args);
+        Ok(args)
+    });
+    match result {
+        Ok(args) => match misplaced(&args) {
+            None => Parsed::Run(Box::new(args)),
+            Some(why) => Parsed::Mistake(format!("error: {why}\n\nFor more information, try '--help'.\n"), usage_code(line)),
+        },
+        Err(e) if !e.use_stderr() => Parsed::Print(e.to_string()),
+        Err(e) => Parsed::Mistake(e.to_string(), usage_code(line)),
+    }
+}
+
+/// `status` answers monitoring: a usage error is *unknown* there.
+fn usage_code(line: &[OsString]) -> u8 {
+    const UNKNOWN: u8 = 3;
+    let takes_value = ["-e", "-c", "-f", "-o", "-d", "-h", "-p", "-U", "--host", "--database", "--file", "--execute"];
+    let mut previous = None;
+    for arg in line.iter().skip(1) {
+        let is_value = previous.is_some_and(|p: &OsString| takes_value.iter().any(|t| p == t));
+        if !is_value && arg == "status" {
+            return UNKNOWN;
+        }
+        previous = Some(arg);
+    }
+    Exit::Usage.code()
+}
+
+/// `-e` and `-f` as they were mixed.
+fn in_order(matches: &clap::ArgMatches, args: &Args) -> Vec<Input> {
+    let texts = matches.indices_of("execute").into_iter().flatten().zip(args.execute.iter().cloned().map(Input::Text));
+    let files = matches.indices_of("file").into_iter().flatten().zip(args.file.iter().cloned().map(Input::File));
+    let mut inputs: Vec<(usize, Input)> = texts.chain(files).collect();
+    inputs.sort_by_key(|(at, _)| *at);
+    inputs.into_iter().map(|(_, input)| input).collect()
+}
+
+/// What clap cannot see: a word that is neither a URL nor a command.
+fn misplaced(args: &Args) -> Option<String> {
+    let url = args.url.as_deref().filter(|u| !is_url(u))?;
+    let commands: Vec<String> = Args::command()
+        .get_subcommands()
+        .filter(|c| !c.is_hide_set())
+        .map(|c| c.get_name().to_owned())
+        .collect();
+    let near = nearest(url, commands.iter().map(String::as_str));
+    let hint = match near {
+        Some(command) => format!("did you mean the command '{command}'?"),
+        None => "a database is given with -d, a host with -h, statements with -e".to_owned(),
+    };
+    Some(format!("'{url}' is neither a command nor a quorate:// URL; {hint}"))
+}
+
+/// Whether a text is meant as a URL.
+pub fn is_url(text: &str) -> bool {
+    text.get(..quorate_shared::url::SCHEME.len()).is_some_and(|s| s.eq_ignore_ascii_case(quorate_shared::url::SCHEME))
+}
+
+/// The candidate most like `word`, if one is like it at all.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let distance = |c: &str| strsim::damerau_levenshtein(&word, &c.to_lowercase());
+    let allowed = (word.chars().count() / 3).max(1);
+    candidates.into_iter().map(|c| (distance(c), c)).filter(|(d, _)| *d <= allowed).min_by_key(|(d, _)| *d).map(|(_, c)| c)
+}
+
+/// `30`, `1.5s`, `500ms`, `2m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("'{text}' is not a time such as 30, 1.5s, 500ms or 2m");
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let factor = match &text[split..] {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(bad()),
+    };
+    let number: f64 = text[..split].trim().parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(number * factor).ok().filter(|d| !d.is_zero()).ok_or_else(bad)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|d| {
+        let least = Duration::from_millis(100);
+        if d < least { Err("the least is 0.1 seconds".to_owned()) } else { Ok(d) }
+    })
+}
+
+/// Checks a read level's spelling; the server gives it its meaning.
+pub fn read_level(text: &str) -> Result<String, String> {
+    let name = text.to_ascii_lowercase().replace('-', "_");
+    let (level, argument) = name.split_once([':', '=', ' ']).map_or((name.as_str(), None), |(a, b)| (a, Some(b.trim())));
+    match (level, argument) {
+        ("linearizable" | "local", None) => Ok(level.to_owned()),
+        ("max_staleness", Some(ms)) if ms.parse::<u64>().is_ok() => Ok(format!("max_staleness {ms}")),
+        ("max_staleness", _) => Err("max_staleness needs milliseconds, e.g. max_staleness:500".to_owned()),
+        _ => {
+            let near = nearest(level, ["linearizable", "local", "max_staleness"]);
+            let hint = near.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
+            Err(format!("'{text}' is not linearizable, max_staleness:MS or local{hint}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &[&str]) -> Args {
+        match parse(&with_name(line)) {
+            Parsed::Run(args) => *args,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    fn mistake(line: &[&str]) -> (String, u8) {
+        match parse(&with_name(line)) {
+            Parsed::Mistake(text, code) => (text, code),
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    fn with_name(line: &[&str]) -> Vec<OsString> {
+        std::iter::once("quorate").chain(line.iter().copied()).map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn statements_and_files_keep_their_order() {
+        let args = run(&["-e", "a", "-f", "b.sql", "-c", "c", "-f-", "--command", "d"]);
+        let text = |t: &str| Input::Text(t.to_owned());
+        assert_eq!(args.inputs, [text("a"), Input::File("b.sql".into()), text("c"), Input::File("-".into()), text("d")]);
+    }
+
+    #[test]
+    fn h_is_the_host_before_and_behind_a_command() {
+        assert_eq!(run(&["-h", "a:1,b"]).connection.host.as_deref(), Some("a:1,b"));
+        assert_eq!(run(&["-h", "a", "status"]).connection.host.as_deref(), Some("a"));
+        let args = run(&["status", "--json", "-h", "a", "--watch", "0.5"]);
+        assert_eq!(args.connection.host.as_deref(), Some("a"));
+        assert!(matches!(args.command, Some(Command::Status(StatusArgs { json: true, watch: Some(_), .. }))));
+        assert!(matches!(parse(&with_name(&["--help"])), Parsed::Print(text) if text.contains("--keep-going")));
+    }
+
+    #[test]
+    fn mistakes_name_the_nearest() {
+        let (text, code) = mistake(&["--fromat", "csv"]);
+        assert!(text.contains("--format") && code == 2, "{text}");
+        let (text, _) = mistake(&["--format", "cvs"]);
+        assert!(text.contains("csv"), "{text}");
+        let (text, code) = mistake(&["statsu"]);
+        assert!(text.contains("did you mean the command 'status'") && code == 2, "{text}");
+        let (text, _) = mistake(&["--read-level", "linearisable"]);
+        assert!(text.contains("did you mean 'linearizable'"), "{text}");
+        let (_, code) = mistake(&["status", "--jsno"]);
+        assert_eq!(code, 3);
+        let (_, code) = mistake(&["-d", "status", "--nope"]);
+        assert_eq!(code, 2);
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "0", "-1", "x", "5 parsecs", "nan", "1e400"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

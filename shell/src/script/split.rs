@@ -1,0 +1,753 @@
+//! Cuts a stream of bytes into statements and backslash commands, in constant memory per statement.
+//!
+//! A statement ends at a `;` outside of strings, quoted names, comments and dollar quotes, or at a backslash command.
+//! The rules are those of the SQL tokenizer the server uses (a test holds the two together): PostgreSQL's, until a
+//! backtick shows that the statement is MySQL's (then a backslash escapes inside quotes, `#` begins a comment, comments
+//! do not nest and `$` is nothing special). The tokenizer itself is not used to cut because it needs the whole text at
+//! once, as a list of tokens many times its size.
+//!
+//! Invariants: fed the same bytes in any portions, the pieces are the same; what is kept is never more than one
+//! statement of [`STATEMENT_BYTES_MAX`] and one portion; a place is where the text really stands in its source.
+
+use std::fmt;
+
+use quorate_shared::limits::STATEMENT_BYTES_MAX;
+
+/// Where something stands in its source; line and column (in characters) count from 1, the offset (in bytes) from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: u64,
+    /// Column in characters, from 1.
+    pub column: u64,
+    /// Bytes before it.
+    pub offset: u64,
+}
+
+impl Place {
+    /// The beginning of a source.
+    pub const START: Place = Place { line: 1, column: 1, offset: 0 };
+
+    /// The place `chars` characters further on in `text`, which begins here.
+    #[must_use]
+    pub fn after(mut self, text: &str, chars: usize) -> Place {
+        for c in text.chars().take(chars) {
+            self.advance(c);
+        }
+        self
+    }
+
+    fn advance(&mut self, c: char) {
+        self.offset += c.len_utf8() as u64;
+        if c == '\n' {
+            self.line += 1;
+            self.column = 1;
+        } else {
+            self.column += 1;
+        }
+    }
+
+    fn advance_byte(&mut self, byte: u8) {
+        self.offset += 1;
+        if byte == b'\n' {
+            self.line += 1;
+            self.column = 1;
+        } else if byte & 0xc0 != 0x80 {
+            // Continuation bytes of UTF-8 are no characters of their own.
+            self.column += 1;
+        }
+    }
+}
+
+/// A statement without its terminator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Statement {
+    /// Its text, from its first word on.
+    pub text: String,
+    /// Where the text begins.
+    pub place: Place,
+}
+
+/// What a source is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Piece {
+    /// A statement, ended by `;` or the end of the source.
+    Statement(Statement),
+    /// A backslash command, up to the end of its line.
+    Command {
+        /// From the backslash on.
+        text: String,
+        /// Where the backslash stands.
+        place: Place,
+        /// The unfinished statement before it (`select 1 \gx`).
+        before: Option<Statement>,
+    },
+}
+
+/// Why a piece cannot be run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Longer than [`STATEMENT_BYTES_MAX`]; it has been skipped.
+    TooLong,
+    /// Not UTF-8; the place is that of the first bad byte.
+    NotUtf8,
+    /// The source ended inside something; the place is where that began.
+    Unfinished(Open),
+}
+
+/// What can be left open at the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Open {
+    /// `'...`
+    String,
+    /// `"...` or a backtick.
+    Name,
+    /// `/* ...`
+    Comment,
+    /// `$tag$ ...`
+    DollarQuote,
+    /// `(...`
+    Bracket,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Open::String => "string",
+            Open::Name => "quoted name",
+            Open::Comment => "comment",
+            Open::DollarQuote => "dollar-quoted string",
+            Open::Bracket => "bracket",
+        })
+    }
+}
+
+/// A piece that cannot be run, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SplitError {
+    /// Why.
+    pub problem: Problem,
+    /// Where.
+    pub place: Place,
+}
+
+impl fmt::Display for SplitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Problem::TooLong => write!(f, "the statement is longer than {STATEMENT_BYTES_MAX} bytes"),
+            Problem::NotUtf8 => write!(f, "the text is not UTF-8 at byte offset {}", self.place.offset),
+            Problem::Unfinished(open) => write!(f, "unfinished statement: the {open} that begins here is not closed"),
+        }
+    }
+}
+
+/// Inside what the next byte stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    Plain,
+    LineComment,
+    BlockComment { depth: u32 },
+    Quoted { quote: u8, escapes: bool },
+    Dollar { tag: Vec<u8> },
+    Command,
+}
+
+/// The splitter: [`push`](Splitter::push) bytes, take pieces with [`next_piece`](Splitter::next_piece).
+#[derive(Debug)]
+pub struct Splitter {
+    /// Bytes from the beginning of the current piece (or of skippable text) on.
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` already looked at.
+    scanned: usize,
+    state: State,
+    /// The place of `buffer[scanned]`.
+    here: Place,
+    /// Where in `buffer` the current statement's first word begins, and its place.
+    begin: Option<(usize, Place)>,
+    /// Where the state that is not `Plain` began.
+    opened: Place,
+    /// Open round brackets.
+    brackets: Vec<Place>,
+    /// The statement has shown itself to be MySQL's.
+    mysql: bool,
+    /// The statement is too long and is being skipped.
+    skipping: bool,
+    /// Nothing more will be pushed.
+    finished: bool,
+}
+
+/// Bracket places remembered; deeper ones are counted as these (the server refuses such nesting anyway).
+const BRACKETS_MAX: usize = 10_000;
+
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::at(Place::START)
+    }
+}
+
+impl Splitter {
+    /// A splitter of a source that begins at `place`.
+    pub fn at(place: Place) -> Self {
+        Self {
+            buffer: Vec::new(),
+            scanned: 0,
+            state: State::Plain,
+            here: place,
+            begin: None,
+            opened: place,
+            brackets: Vec::new(),
+            mysql: false,
+            skipping: false,
+            finished: false,
+        }
+    }
+
+    /// All pieces of a text that is there as a whole.
+    pub fn split(text: &str) -> Vec<Result<Piece, SplitError>> {
+        let mut splitter = Splitter::default();
+        splitter.push(text.as_bytes());
+        splitter.finish();
+        std::iter::from_fn(|| splitter.next_piece()).collect()
+    }
+
+    /// More of the source.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// There is no more.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether a statement or comment has begun and not ended. Asked after [`next_piece`](Self::next_piece) gave `None`.
+    pub fn is_inside(&self) -> bool {
+        self.begin.is_some() || !matches!(self.state, State::Plain | State::LineComment)
+    }
+
+    /// The next complete piece; `None` when more bytes are needed, or when everything has been given out.
+    pub fn next_piece(&mut self) -> Option<Result<Piece, SplitError>> {
+        loop {
+            let Some(&byte) = self.buffer.get(self.scanned) else {
+                self.drop_skippable();
+                return if self.finished { self.last_piece() } else { None };
+            };
+            let ended = match self.state {
+                State::Plain => match self.plain(byte) {
+                    Step::Take(bytes) => {
+                        self.take(bytes);
+                        false
+                    }
+                    Step::NeedMore => return None,
+                    Step::End => true,
+                },
+                State::Command if byte == b'\n' => true,
+                State::Command => {
+                    self.take(1);
+                    false
+                }
+                _ => {
+                    if !self.inside(byte) {
+                        return None;
+                    }
+                    false
+                }
+            };
+            if ended && let Some(piece) = self.end_piece(1) {
+                return Some(piece);
+            }
+            self.limit();
+        }
+    }
+
+    /// Looks at a byte outside of everything.
+    fn plain(&mut self, byte: u8) -> Step {
+        let next = self.buffer.get(self.scanned + 1).copied();
+        let known = next.is_some() || self.finished;
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' | 0x0c => return Step::Take(1),
+            // A byte order mark at the very beginning is no part of the text.
+            0xef | 0xbb | 0xbf if self.here.offset < 3 && self.begin.is_none() => return Step::Take(1),
+            b'-' | b'/' if !known => return Step::NeedMore,
+            b'-' if next == Some(b'-') => {
+                if self.mysql {
+                    // MySQL wants white space behind the dashes.
+                    match self.buffer.get(self.scanned + 2) {
+                        None if !self.finished => return Step::NeedMore,
+                        Some(after) if !after.is_ascii_whitespace() => return self.word(2),
+                        _ => {}
+                    }
+                }
+                return self.enter(State::LineComment, 2);
+            }
+            b'#' if self.mysql => return self.enter(State::LineComment, 1),
+            b'/' if next == Some(b'*') => {
+                // `/*! ... */` is text that MySQL runs.
+                match self.buffer.get(self.scanned + 2) {
+                    None if !self.finished => return Step::NeedMore,
+                    Some(b'!' | b'+') => self.begin_here(),
+                    _ => {}
+                }
+                return self.enter(State::BlockComment { depth: 1 }, 2);
+            }
+            b';' => return Step::End,
+            b'\\' => {
+                self.opened = self.here;
+                self.state = State::Command;
+                return Step::Take(1);
+            }
+            _ => {}
+        }
+        self.begin_here();
+        match byte {
+            b'\'' => {
+                let escapes = self.mysql || self.is_escape_string();
+                self.enter(State::Quoted { quote: b'\'', escapes }, 1)
+            }
+            b'"' => self.enter(State::Quoted { quote: b'"', escapes: self.mysql }, 1),
+            b'`' => {
+                self.mysql = true;
+                self.enter(State::Quoted { quote: b'`', escapes: false }, 1)
+            }
+            b'$' if !self.mysql && !self.follows_word() => self.dollar(),
+            b'(' => {
+                if self.brackets.len() < BRACKETS_MAX {
+                    self.brackets.push(self.here);
+                }
+                Step::Take(1)
+            }
+            b')' => {
+                self.brackets.pop();
+                Step::Take(1)
+            }
+            _ => Step::Take(1),
+        }
+    }
+
+    fn word(&mut self, bytes: usize) -> Step {
+        self.begin_here();
+        Step::Take(bytes)
+    }
+
+    fn enter(&mut self, state: State, bytes: usize) -> Step {
+        self.opened = self.here;
+        self.state = state;
+        Step::Take(bytes)
+    }
+
+    /// Whether the quote here belongs to `E'...'`.
+    fn is_escape_string(&self) -> bool {
+        let Some(at) = self.scanned.checked_sub(1) else { return false };
+        matches!(self.buffer.get(at), Some(b'e' | b'E'))
+            && !at.checked_sub(1).and_then(|b| self.buffer.get(b)).is_some_and(|b| is_word_byte(*b))
+    }
+
+    fn follows_word(&self) -> bool {
+        self.scanned.checked_sub(1).and_then(|b| self.buffer.get(b)).is_some_and(|b| is_word_byte(*b))
+    }
+
+    /// At a `$`: the beginning of a dollar quote, or of a placeholder.
+    fn dollar(&mut self) -> Step {
+        let rest = &self.buffer[self.scanned + 1..];
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80).count();
+        match rest.get(length) {
+            None if !self.finished => Step::NeedMore,
+            Some(b'$') if !rest.first().is_some_and(u8::is_ascii_digit) => {
+                let mut tag = Vec::with_capacity(length + 2);
+                tag.push(b'$');
+                tag.extend_from_slice(&rest[..=length]);
+                let bytes = tag.len();
+                self.enter(State::Dollar { tag }, bytes)
+            }
+            _ => Step::Take(1 + length),
+        }
+    }
+
+    /// Goes on inside a comment, quote or dollar quote; false when more bytes are needed to tell.
+    fn inside(&mut self, byte: u8) -> bool {
+        let next = self.buffer.get(self.scanned + 1).copied();
+        let known = next.is_some() || self.finished;
+        let mut bytes = 1;
+        match &mut self.state {
+            State::LineComment => {
+                if byte == b'\n' {
+                    self.state = State::Plain;
+                }
+            }
+            State::BlockComment { depth } => match (byte, next) {
+                (b'*' | b'/', None) if !known => return false,
+                (b'*', Some(b'/')) => {
+                    bytes = 2;
+                    *depth -= 1;
+                    if *depth == 0 {
+                        self.state = State::Plain;
+                    }
+                }
+                (b'/', Some(b'*')) if !self.mysql => {
+                    bytes = 2;
+                    *depth = depth.saturating_add(1);
+                }
+                _ => {}
+            },
+            State::Quoted { quote, escapes } => {
+                let (quote, escapes) = (*quote, *escapes);
+                if byte == b'\\' && escapes {
+                    if !known {
+                        return false;
+                    }
+                    bytes = 2;
+                } else if byte == quote {
+                    match next {
+                        None if !known => return false,
+                        // Doubled, it stands for itself.
+                        Some(n) if n == quote => bytes = 2,
+                        _ => self.state = State::Plain,
+                    }
+                }
+            }
+            State::Dollar { tag } => {
+                if byte == b'$' {
+                    let rest = &self.buffer[self.scanned..];
+                    if rest.len() < tag.len() && !self.finished {
+                        return false;
+                    }
+                    if rest.starts_with(tag) {
+                        bytes = tag.len();
+                        self.state = State::Plain;
+                    }
+                }
+            }
+            State::Plain | State::Command => {}
+        }
+        self.take(bytes.min(self.buffer.len() - self.scanned));
+        true
+    }
+
+    fn begin_here(&mut self) {
+        if self.begin.is_none() {
+            self.begin = Some((self.scanned, self.here));
+        }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        let end = (self.scanned + bytes).min(self.buffer.len());
+        for at in self.scanned..end {
+            self.here.advance_byte(self.buffer[at]);
+        }
+        self.scanned = end;
+    }
+
+    /// Forgets what has been looked at and is part of nothing.
+    fn drop_skippable(&mut self) {
+        if self.begin.is_none() && self.state != State::Command {
+            self.buffer.drain(..self.scanned);
+            self.scanned = 0;
+        }
+    }
+
+    /// A statement past the limit is dropped as it comes; only its place stays.
+    fn limit(&mut self) {
+        if self.state == State::Command && self.here.offset - self.opened.offset > STATEMENT_BYTES_MAX as u64 {
+            self.skipping = true;
+            self.buffer.drain(..self.scanned);
+            self.scanned = 0;
+        }
+        let Some((from, _)) = self.begin else {
+            // Comments are part of nothing: do not let them pile up.
+            if self.scanned > STATEMENT_BYTES_MAX {
+                self.drop_skippable();
+            }
+            return;
+        };
+        if self.scanned - from > STATEMENT_BYTES_MAX {
+            self.skipping = true;
+            // The last two bytes stay: they decide what the next quote means.
+            let keep = self.scanned - 2;
+            self.buffer.drain(..keep);
+            self.scanned = 2;
+            self.begin = self.begin.map(|(_, place)| (0, place));
+        }
+    }
+
+    /// Ends the piece at `scanned`; `None` if there was nothing but white space and comments.
+    fn end_piece(&mut self, terminator: usize) -> Option<Result<Piece, SplitError>> {
+        let end = self.scanned;
+        let command = (self.state == State::Command).then(|| {
+            let from = usize::try_from(self.here.offset - self.opened.offset).map_or(0, |len| end.saturating_sub(len));
+            (from, self.opened)
+        });
+        self.take(terminator);
+        let statement_end = command.map_or(end, |(from, _)| from);
+        let statement = self.begin.take().map(|(from, place)| {
+            if self.skipping {
+                return Err(SplitError { problem: Problem::TooLong, place });
+            }
+            utf8(&self.buffer[from.min(statement_end)..statement_end], place)
+                .map(|text| Statement { text: text.trim_end().to_owned(), place })
+        });
+        let skipping = self.skipping;
+        let text = command.map(|(from, place)| match skipping {
+            true => (Err(SplitError { problem: Problem::TooLong, place }), place),
+            false => (utf8(&self.buffer[from..end], place).map(str::to_owned), place),
+        });
+        self.buffer.drain(..self.scanned);
+        self.scanned = 0;
+        self.state = State::Plain;
+        self.brackets.clear();
+        self.mysql = false;
+        self.skipping = false;
+        match (statement, text) {
+            (Some(Err(e)), _) | (_, Some((Err(e), _))) => Some(Err(e)),
+            (before, Some((Ok(text), place))) => {
+                let text = text.trim_end().to_owned();
+                Some(Ok(Piece::Command { text, place, before: before.and_then(Result::ok) }))
+            }
+            (Some(Ok(statement)), None) => Some(Ok(Piece::Statement(statement))),
+            (None, None) => None,
+        }
+    }
+
+    /// What is left at the end of the source.
+    fn last_piece(&mut self) -> Option<Result<Piece, SplitError>> {
+        let open = match self.state {
+            State::Plain | State::LineComment => self.brackets.last().map(|place| (Open::Bracket, *place)),
+            State::Command => None,
+            State::BlockComment { .. } => Some((Open::Comment, self.opened)),
+            State::Quoted { quote: b'\'', .. } => Some((Open::String, self.opened)),
+            State::Quoted { .. } => Some((Open::Name, self.opened)),
+            State::Dollar { .. } => Some((Open::DollarQuote, self.opened)),
+        };
+        let too_long = self.skipping;
+        let piece = self.end_piece(0);
+        match open {
+            // Bytes that are no text are the earlier fault; so is the length.
+            Some((open, place)) if !too_long && !matches!(piece, Some(Err(_))) => {
+                Some(Err(SplitError { problem: Problem::Unfinished(open), place }))
+            }
+            _ => piece,
+        }
+    }
+}
+
+/// What a byte outside of everything means.
+enum Step {
+    /// Go over this many bytes.
+    Take(usize),
+    /// The next bytes decide.
+    NeedMore,
+    /// The statement ends here.
+    End,
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80
+}
+
+/// The bytes as text, or the place of the first that is none.
+fn utf8(bytes: &[u8], place: Place) -> Result<&str, SplitError> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let mut at = place;
+        bytes[..e.valid_up_to()].iter().for_each(|b| at.advance_byte(*b));
+        SplitError { problem: Problem::NotUtf8, place: at }
+    })
+}
+
+/// Whether a text typed so far can be run, for the line editor.
+pub fn is_complete(text: &str) -> bool {
+    let mut splitter = Splitter::default();
+    splitter.push(text.as_bytes());
+    // A line's end is what Enter adds: it ends a backslash command.
+    splitter.push(b"\n");
+    while splitter.next_piece().is_some() {}
+    !splitter.is_inside()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sqlparser::dialect::{Dialect, MySqlDialect, PostgreSqlDialect};
+    use sqlparser::tokenizer::{Token, Tokenizer};
+
+    use super::*;
+
+    fn pieces(text: &str) -> Vec<String> {
+        Splitter::split(text).into_iter().map(|p| shown(&p)).collect()
+    }
+
+    fn shown(piece: &Result<Piece, SplitError>) -> String {
+        let at = |p: &Place| format!("{}:{}", p.line, p.column);
+        match piece {
+            Ok(Piece::Statement(s)) => format!("{} {}", at(&s.place), s.text),
+            Ok(Piece::Command { text, place, before: None }) => format!("{} {text}", at(place)),
+            Ok(Piece::Command { text, place, before: Some(s) }) => {
+                format!("{} {} <- {} {text}", at(&s.place), s.text, at(place))
+            }
+            Err(e) => format!("{} ERROR {e}", at(&e.place)),
+        }
+    }
+
+    #[test]
+    fn statements_and_their_places() {
+        assert_eq!(pieces(""), [""; 0]);
+        assert_eq!(pieces(" -- nothing\n/* at all */ ;; "), [""; 0]);
+        assert_eq!(pieces("select 1; select\n 2 ;\n\n  -- three\nselect 3"), ["1:1 select 1", "1:11 select\n 2", "5:1 select 3"]);
+        assert_eq!(pieces("select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1; x"), [
+            "1:1 select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1",
+            "1:58 x"
+        ]);
+        assert_eq!(pieces("select 'it''s;'; select E'it\\'s;'; select 'c:\\'; x"), [
+            "1:1 select 'it''s;'",
+            "1:18 select E'it\\'s;'",
+            "1:36 select 'c:\\'",
+            "1:50 x"
+        ]);
+        assert_eq!(pieces("insert into `t;` values ('it\\'s;') # ;\n; select $1;"), [
+            "1:1 insert into `t;` values ('it\\'s;') # ;",
+            "2:3 select $1"
+        ]);
+        assert_eq!(pieces("\u{feff}größe; ä"), ["1:2 größe", "1:9 ä"]);
+    }
+
+    #[test]
+    fn backslash_commands() {
+        assert_eq!(pieces("\\c chinook;\nselect 1;\n  \\x"), ["1:1 \\c chinook;", "2:1 select 1", "3:3 \\x"]);
+        assert_eq!(pieces("select 1 \\gx\nselect 2"), ["1:1 select 1 <- 1:10 \\gx", "2:1 select 2"]);
+        assert_eq!(pieces("select '\\x'"), ["1:1 select '\\x'"]);
+    }
+
+    #[test]
+    fn what_is_left_open_is_named() {
+        let unfinished = |text: &str| pieces(text).pop().unwrap_or_default();
+        assert_eq!(unfinished("x;\ninsert 'ab"), "2:8 ERROR unfinished statement: the string that begins here is not closed");
+        assert_eq!(unfinished("\"ab"), "1:1 ERROR unfinished statement: the quoted name that begins here is not closed");
+        assert_eq!(unfinished("/* ab"), "1:1 ERROR unfinished statement: the comment that begins here is not closed");
+        assert_eq!(unfinished("a $x$ ab $"), "1:3 ERROR unfinished statement: the dollar-quoted string that begins here is not closed");
+        assert_eq!(unfinished("values (1), (2,"), "1:13 ERROR unfinished statement: the bracket that begins here is not closed");
+        assert_eq!(unfinished("values (1), (2)"), "1:1 values (1), (2)");
+        assert_eq!(unfinished("select 1 -- done"), "1:1 select 1 -- done");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_with_their_offset() {
+        let mut splitter = Splitter::default();
+        splitter.push(b"select 1;\nselect '\xff'; select 2;");
+        splitter.finish();
+        let all: Vec<_> = std::iter::from_fn(|| splitter.next_piece()).map(|p| shown(&p)).collect();
+        assert_eq!(all, ["1:1 select 1", "2:9 ERROR the text is not UTF-8 at byte offset 18", "2:13 select 2"]);
+    }
+
+    #[test]
+    fn too_long_is_skipped_in_bounded_memory() {
+        let mut splitter = Splitter::default();
+        splitter.push(b"select 1; select '");
+        let mut all = Vec::new();
+        let portion = vec![b'x'; 1 << 20];
+        for _ in 0..20 {
+            splitter.push(&portion);
+            while let Some(piece) = splitter.next_piece() {
+                all.push(shown(&piece));
+            }
+            assert!(splitter.buffer.len() <= STATEMENT_BYTES_MAX + (2 << 20));
+        }
+        splitter.push(b"'; select 2;");
+        splitter.finish();
+        all.extend(std::iter::from_fn(|| splitter.next_piece()).map(|p| shown(&p)));
+        assert_eq!(all[0], "1:1 select 1");
+        assert_eq!(all[1], format!("1:11 ERROR the statement is longer than {STATEMENT_BYTES_MAX} bytes"));
+        assert!(all[2].ends_with(" select 2"), "{}", all[2]);
+        assert_eq!(all.len(), 3);
+    }
+
+    #[test]
+    fn completeness_for_the_line_editor() {
+        for complete in ["", "  ", "select 1;", "select 1; -- x", "\\d", "select 1\\g", ";", "a;b;"] {
+            assert!(is_complete(complete), "{complete}");
+        }
+        for open in ["select 1", "select ';", "/* ", "a; b", "select $$;"] {
+            assert!(!is_complete(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn real_dumps_split_right() {
+        for (name, commands) in [("chinook_postgres.sql", 1), ("chinook_mysql.sql", 0)] {
+            let folder = std::env::var("QUORATE_SHARED")
+                .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").to_owned());
+            let Ok(text) = std::fs::read_to_string(format!("{folder}/data/chinook/{name}")) else {
+                eprintln!("SKIPPED: {folder}/data/chinook/{name} is not there");
+                continue;
+            };
+            let all = Splitter::split(&text);
+            let mut by_word = std::collections::BTreeMap::new();
+            for piece in &all {
+                let word = match piece {
+                    Ok(Piece::Statement(s)) => s.text.split_whitespace().next().unwrap_or_default().to_owned(),
+                    Ok(Piece::Command { text, .. }) => text.clone(),
+                    Err(e) => panic!("{e:?}"),
+                };
+                *by_word.entry(word).or_insert(0) += 1;
+            }
+            assert_eq!(by_word["INSERT"], 24, "{name}: {by_word:?}");
+            assert_eq!(by_word.get("\\c chinook;").copied().unwrap_or(0), commands, "{name}");
+            assert!(all.len() > 50, "{name}: {by_word:?}");
+        }
+    }
+
+    /// How many statements the tokenizer sees; `None` if it cannot read the text.
+    fn tokenized(dialect: &dyn Dialect, text: &str) -> Option<usize> {
+        let tokens = Tokenizer::new(dialect, text).tokenize().ok()?;
+        let statements = tokens
+            .split(|t| *t == Token::SemiColon)
+            .filter(|s| s.iter().any(|t| !matches!(t, Token::Whitespace(_))));
+        Some(statements.count())
+    }
+
+    fn fragments() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            Just(";"), Just("'"), Just("''"), Just("\""), Just("$$"), Just("$a$"), Just("$1"), Just("/*"), Just("*/"), Just("--"),
+            Just("\n"), Just(" "), Just("x"), Just("E'"), Just("N'"), Just("e"), Just("("), Just(")"), Just("ü"), Just("-"),
+            Just("/"), Just("*"), Just("1"), Just("a$b")
+        ];
+        proptest::collection::vec(part, 0..24).prop_map(|v| v.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn portions_do_not_matter(text in fragments(), portion in 1_usize..5) {
+            let mut splitter = Splitter::default();
+            let mut all = Vec::new();
+            for bytes in text.as_bytes().chunks(portion) {
+                splitter.push(bytes);
+                all.extend(std::iter::from_fn(|| splitter.next_piece()));
+            }
+            splitter.finish();
+            all.extend(std::iter::from_fn(|| splitter.next_piece()));
+            prop_assert_eq!(all, Splitter::split(&text));
+        }
+
+        #[test]
+        fn cuts_where_the_tokenizer_does(text in fragments(), mysql in any::<bool>()) {
+            let (text, dialect): (_, &dyn Dialect) = match mysql {
+                // A backtick first makes the whole statement MySQL's; one statement at a time.
+                true => (format!("`m` {}", text.replace(';', ",").replace('$', "")), &MySqlDialect {}),
+                false => (text, &PostgreSqlDialect {}),
+            };
+            let Some(expected) = tokenized(dialect, &text) else { return Ok(()) };
+            let ours = Splitter::split(&text);
+            let open = |p: &Result<Piece, SplitError>| matches!(p, Err(e) if e.problem != Problem::Unfinished(Open::Bracket));
+            prop_assert!(!ours.iter().any(open), "{:?}", ours);
+            prop_assert_eq!(ours.len(), expected, "{:?}", ours);
+        }
+
+        #[test]
+        fn places_are_true(text in fragments()) {
+            for piece in Splitter::split(&text).into_iter().flatten() {
+                if let Piece::Statement(s) = piece {
+                    let from = usize::try_from(s.place.offset).expect("small");
+                    prop_assert!(text[from..].starts_with(&s.text));
+                    prop_assert_eq!(Place::START.after(&text, text[..from].chars().count()), s.place);
+                }
+            }
+        }
+    }
+}
