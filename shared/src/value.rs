@@ -150,18 +150,11 @@ impl Value {
             SqlType::SmallInt => parse_int(trimmed, ty, i64::from(i16::MIN), i64::from(i16::MAX)),
             SqlType::Int => parse_int(trimmed, ty, i64::from(i32::MIN), i64::from(i32::MAX)),
             SqlType::BigInt => parse_int(trimmed, ty, i64::MIN, i64::MAX),
-            SqlType::Real => parse_float(trimmed, true)
-                .ok_or_else(invalid)?
-                .map(Value::Float),
-            SqlType::Double => parse_float(trimmed, false)
-                .ok_or_else(invalid)?
-                .map(Value::Float),
+            SqlType::Real => parse_float(trimmed, true).ok_or_else(invalid)?.map(Value::Float),
+            SqlType::Double => parse_float(trimmed, false).ok_or_else(invalid)?.map(Value::Float),
             SqlType::Decimal { precision, scale } => {
                 let exact = Decimal::parse(trimmed).ok_or_else(invalid)?;
-                exact
-                    .fit(precision, scale)
-                    .map(Value::Decimal)
-                    .ok_or_else(|| format!("{trimmed} does not fit {ty}"))
+                exact.fit(precision, scale).map(Value::Decimal).ok_or_else(|| format!("{trimmed} does not fit {ty}"))
             }
             SqlType::Text | SqlType::Null => Ok(Value::Text(text.to_owned())),
             SqlType::Varchar(max) | SqlType::Char(max) => {
@@ -172,29 +165,17 @@ impl Value {
                 Ok(Value::Text(text.to_owned()))
             }
             SqlType::Bytes => parse_bytes(text).map(Value::Bytes).ok_or_else(invalid),
-            SqlType::Date => time::parse_date(trimmed)
-                .map(Value::Date)
-                .ok_or_else(invalid),
-            SqlType::Time => time::parse_time(trimmed)
-                .map(Value::Time)
-                .ok_or_else(invalid),
+            SqlType::Date => time::parse_date(trimmed).map(Value::Date).ok_or_else(invalid),
+            SqlType::Time => time::parse_time(trimmed).map(Value::Time).ok_or_else(invalid),
             SqlType::Timestamp => match time::parse_timestamp(trimmed).ok_or_else(invalid)? {
                 (local, None | Some(0)) => Ok(Value::Timestamp(local)),
-                _ => Err(format!(
-                    "{} has a time zone, which TIMESTAMP does not keep",
-                    quoted(text)
-                )),
+                _ => Err(format!("{} has a time zone, which TIMESTAMP does not keep", quoted(text))),
             },
             SqlType::TimestampTz => {
                 let (local, offset) = time::parse_timestamp(trimmed).ok_or_else(invalid)?;
-                local
-                    .checked_sub(offset.unwrap_or(0))
-                    .map(Value::TimestampTz)
-                    .ok_or_else(invalid)
+                local.checked_sub(offset.unwrap_or(0)).map(Value::TimestampTz).ok_or_else(invalid)
             }
-            SqlType::Interval => Interval::parse(trimmed)
-                .map(Value::Interval)
-                .ok_or_else(invalid),
+            SqlType::Interval => Interval::parse(trimmed).map(Value::Interval).ok_or_else(invalid),
             SqlType::Uuid => parse_uuid(trimmed).map(Value::Uuid).ok_or_else(invalid),
             SqlType::Json => match json_error(text) {
                 None => Ok(Value::Json(text.to_owned())),
@@ -206,9 +187,7 @@ impl Value {
 
 /// Why `text` is not valid JSON; `None` if it is.
 pub fn json_error(text: &str) -> Option<String> {
-    serde_json::from_str::<serde::de::IgnoredAny>(text)
-        .err()
-        .map(|e| e.to_string())
+    serde_json::from_str::<serde::de::IgnoredAny>(text).err().map(|e| e.to_string())
 }
 
 /// A value as an error message quotes it: short, in double quotes.
@@ -226,10 +205,7 @@ fn parse_bool(text: &str) -> Option<bool> {
     if TRUE.iter().any(|t| text.eq_ignore_ascii_case(t)) {
         return Some(true);
     }
-    FALSE
-        .iter()
-        .any(|t| text.eq_ignore_ascii_case(t))
-        .then_some(false)
+    FALSE.iter().any(|t| text.eq_ignore_ascii_case(t)).then_some(false)
 }
 
 fn parse_int(text: &str, ty: SqlType, min: i64, max: i64) -> Result<Value, String> {
@@ -246,33 +222,21 @@ fn parse_int(text: &str, ty: SqlType, min: i64, max: i64) -> Result<Value, Strin
 /// `None` if it is no number, an error if the number does not fit.
 fn parse_float(text: &str, real: bool) -> Option<Result<f64, String>> {
     let bare = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let special = ["nan", "inf", "infinity"]
-        .iter()
-        .any(|s| bare.eq_ignore_ascii_case(s));
+    let special = ["nan", "inf", "infinity"].iter().any(|s| bare.eq_ignore_ascii_case(s));
     // Rust reads more words than SQL does; a number begins with a digit or a point.
     if !special && !bare.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }
     let wide: f64 = text.parse().ok()?;
-    let value = if real {
-        f64::from(text.parse::<f32>().ok()?)
-    } else {
-        wide
-    };
+    let value = if real { f64::from(text.parse::<f32>().ok()?) } else { wide };
     let lost = !special && (value.is_infinite() || (value == 0.0 && bare_digits_nonzero(bare)));
     let name = if real { "REAL" } else { "DOUBLE PRECISION" };
-    Some(if lost {
-        Err(format!("{text} is out of range for {name}"))
-    } else {
-        Ok(value)
-    })
+    Some(if lost { Err(format!("{text} is out of range for {name}")) } else { Ok(value) })
 }
 
 /// Whether a numeral's digits before any exponent have a digit other than 0.
 fn bare_digits_nonzero(text: &str) -> bool {
-    text.bytes()
-        .take_while(|b| !matches!(b, b'e' | b'E'))
-        .any(|b| (b'1'..=b'9').contains(&b))
+    text.bytes().take_while(|b| !matches!(b, b'e' | b'E')).any(|b| (b'1'..=b'9').contains(&b))
 }
 
 /// `\x` and hex digits, or PostgreSQL's escape format: text with `\\` and `\ooo`.
@@ -305,15 +269,11 @@ fn hex_bytes(hex: &[u8]) -> Option<Vec<u8>> {
     if !hex.len().is_multiple_of(2) {
         return None;
     }
-    hex.chunks_exact(2)
-        .map(|pair| Some((hex_digit(pair[0])? << 4) | hex_digit(pair[1])?))
-        .collect()
+    hex.chunks_exact(2).map(|pair| Some((hex_digit(pair[0])? << 4) | hex_digit(pair[1])?)).collect()
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    (byte as char)
-        .to_digit(16)
-        .and_then(|d| u8::try_from(d).ok())
+    (byte as char).to_digit(16).and_then(|d| u8::try_from(d).ok())
 }
 
 /// 32 hex digits, hyphens anywhere between bytes, optionally in braces.
@@ -354,11 +314,7 @@ impl fmt::Display for Value {
             Value::TimestampTz(micros) => time::write_timestamp(f, *micros, "+00"),
             Value::Interval(v) => v.fmt(f),
             Value::Uuid(bytes) => bytes.iter().enumerate().try_for_each(|(at, b)| {
-                let hyphen = if matches!(at, 4 | 6 | 8 | 10) {
-                    "-"
-                } else {
-                    ""
-                };
+                let hyphen = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
                 write!(f, "{hyphen}{b:02x}")
             }),
         }
@@ -371,12 +327,7 @@ const DOUBLE_EXPONENT_FROM: i32 = 15;
 const REAL_EXPONENT_FROM: i32 = 6;
 
 fn write_double(out: &mut impl fmt::Write, v: f64) -> fmt::Result {
-    write_float(
-        out,
-        v.is_finite().then(|| format!("{v:e}")).as_deref(),
-        v,
-        DOUBLE_EXPONENT_FROM,
-    )
+    write_float(out, v.is_finite().then(|| format!("{v:e}")).as_deref(), v, DOUBLE_EXPONENT_FROM)
 }
 
 /// `v` holds a REAL: its digits are the shortest that give the same 32 bits back.
@@ -393,12 +344,7 @@ fn write_real(out: &mut impl fmt::Write, v: f64) -> fmt::Result {
 }
 
 /// Writes the shortest digits (given as `d.ddde±x`) as PostgreSQL does: plain in the middle range, `1e+20` beyond it.
-fn write_float(
-    out: &mut impl fmt::Write,
-    scientific: Option<&str>,
-    v: f64,
-    exponent_from: i32,
-) -> fmt::Result {
+fn write_float(out: &mut impl fmt::Write, scientific: Option<&str>, v: f64, exponent_from: i32) -> fmt::Result {
     let parts = scientific.and_then(|s| s.split_once('e'));
     let Some((mantissa, exponent)) = parts else {
         return out.write_str(match v {
@@ -412,9 +358,7 @@ fn write_float(
         let sign = if exponent < 0 { '-' } else { '+' };
         return write!(out, "{mantissa}e{sign}{:02}", exponent.abs());
     }
-    let (sign, mantissa) = mantissa
-        .strip_prefix('-')
-        .map_or(("", mantissa), |m| ("-", m));
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |m| ("-", m));
     let digits: String = mantissa.chars().filter(|c| *c != '.').collect();
     out.write_str(sign)?;
     // Within the plain range the exponent is small in either direction.

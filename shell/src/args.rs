@@ -27,6 +27,7 @@ use crate::exit::Exit;
 pub struct Args {
     /// Where: quorate://[USER@]HOST[:PORT][,HOST...][/DATABASE][?SETTING=VALUE&...]
     pub url: Option<String>,
+    #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: ConnectionArgs,
     /// Run these statements and end; repeatable
@@ -53,6 +54,7 @@ pub struct Args {
     /// Print help
     #[arg(long, action = ArgAction::Help, global = true)]
     pub help: Option<bool>,
+    #[allow(missing_docs)]
     #[command(subcommand)]
     pub command: Option<Command>,
     /// What to run, in the order given; filled after parsing.
@@ -251,7 +253,9 @@ pub fn parse(line: &[OsString]) -> Parsed {
     match result {
         Ok(args) => match misplaced(&args) {
             None => Parsed::Run(Box::new(args)),
-            Some(why) => Parsed::Mistake(format!("error: {why}\n\nFor more information, try '--help'.\n"), usage_code(line)),
+            Some(why) => {
+                Parsed::Mistake(format!("error: {why}\n\nFor more information, try '--help'.\n"), usage_code(line))
+            }
         },
         Err(e) if !e.use_stderr() => Parsed::Print(e.to_string()),
         Err(e) => Parsed::Mistake(e.to_string(), usage_code(line)),
@@ -285,11 +289,8 @@ fn in_order(matches: &clap::ArgMatches, args: &Args) -> Vec<Input> {
 /// What clap cannot see: a word that is neither a URL nor a command.
 fn misplaced(args: &Args) -> Option<String> {
     let url = args.url.as_deref().filter(|u| !is_url(u))?;
-    let commands: Vec<String> = Args::command()
-        .get_subcommands()
-        .filter(|c| !c.is_hide_set())
-        .map(|c| c.get_name().to_owned())
-        .collect();
+    let commands: Vec<String> =
+        Args::command().get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
     let near = nearest(url, commands.iter().map(String::as_str));
     let hint = match near {
         Some(command) => format!("did you mean the command '{command}'?"),
@@ -308,7 +309,12 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let word = word.to_lowercase();
     let distance = |c: &str| strsim::damerau_levenshtein(&word, &c.to_lowercase());
     let allowed = (word.chars().count() / 3).max(1);
-    candidates.into_iter().map(|c| (distance(c), c)).filter(|(d, _)| *d <= allowed).min_by_key(|(d, _)| *d).map(|(_, c)| c)
+    candidates
+        .into_iter()
+        .map(|c| (distance(c), c))
+        .filter(|(d, _)| *d <= allowed)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, c)| c)
 }
 
 /// `30`, `1.5s`, `500ms`, `2m`.
@@ -336,7 +342,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Checks a read level's spelling; the server gives it its meaning.
 pub fn read_level(text: &str) -> Result<String, String> {
     let name = text.to_ascii_lowercase().replace('-', "_");
-    let (level, argument) = name.split_once([':', '=', ' ']).map_or((name.as_str(), None), |(a, b)| (a, Some(b.trim())));
+    let (level, argument) =
+        name.split_once([':', '=', ' ']).map_or((name.as_str(), None), |(a, b)| (a, Some(b.trim())));
     match (level, argument) {
         ("linearizable" | "local", None) => Ok(level.to_owned()),
         ("max_staleness", Some(ms)) if ms.parse::<u64>().is_ok() => Ok(format!("max_staleness {ms}")),
@@ -380,7 +387,10 @@ mod tests {
     fn statements_and_files_keep_their_order() {
         let args = run(&["-e", "a", "-f", "b.sql", "-c", "c", "-f-", "--command", "d"]);
         let text = |t: &str| Input::Text(t.to_owned());
-        assert_eq!(args.inputs, [text("a"), Input::File("b.sql".into()), text("c"), Input::File("-".into()), text("d")]);
+        assert_eq!(
+            args.inputs,
+            [text("a"), Input::File("b.sql".into()), text("c"), Input::File("-".into()), text("d")]
+        );
     }
 
     #[test]

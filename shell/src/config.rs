@@ -73,7 +73,11 @@ pub fn resolve(given: &ConnectionArgs, positional: Option<&str>) -> Result<Optio
         (None, Some(host)) => Some(host).filter(|h| args::is_url(h)),
         (None, None) => file.host.as_deref().filter(|h| args::is_url(h)),
     };
-    let url: Url = url_text.map(str::parse).transpose().map_err(|e: quorate_shared::url::UrlError| e.to_string())?.unwrap_or_default();
+    let url: Url = url_text
+        .map(str::parse)
+        .transpose()
+        .map_err(|e: quorate_shared::url::UrlError| e.to_string())?
+        .unwrap_or_default();
     let port = given.port.or(file.port).unwrap_or(PORT_DEFAULT);
     let hosts = if url_text.is_some() {
         url.hosts
@@ -162,7 +166,9 @@ impl FileConfig {
                 let text = value.as_integer().map_or_else(text, |n| Ok(n.to_string()))?;
                 self.timeout = Some(args::duration(&text)?);
             }
-            "read_only" => self.read_only = value.as_bool().ok_or_else(|| "'read_only' must be true or false".to_owned())?,
+            "read_only" => {
+                self.read_only = value.as_bool().ok_or_else(|| "'read_only' must be true or false".to_owned())?
+            }
             "read_level" => self.read_level = Some(args::read_level(&text()?)?),
             "format" => {
                 let name = text()?;
@@ -198,7 +204,8 @@ mod tests {
 
     #[test]
     fn a_file_is_read_and_its_mistakes_are_named() {
-        let config = parse_file("host = 'a,b'\nport = 99\ntimeout = 5\nformat = 'CSV'\nedit_mode = 'vi'").expect("valid");
+        let config =
+            parse_file("host = 'a,b'\nport = 99\ntimeout = 5\nformat = 'CSV'\nedit_mode = 'vi'").expect("valid");
         assert_eq!((config.host.as_deref(), config.port), (Some("a,b"), Some(99)));
         assert_eq!(config.timeout, Some(Duration::from_secs(5)));
         assert_eq!((config.format, config.vi), (Some(Format::Csv), true));

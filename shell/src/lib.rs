@@ -5,9 +5,14 @@
 
 pub mod args;
 pub mod bench;
+pub mod collect;
+pub mod command;
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod output;
 pub mod render;
 pub mod script;
+pub mod session;
+pub mod start;
 pub mod tui;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The program `quorate`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quorate::start::main()
+}

@@ -590,21 +590,22 @@ mod tests {
     fn statements_and_their_places() {
         assert_eq!(pieces(""), [""; 0]);
         assert_eq!(pieces(" -- nothing\n/* at all */ ;; "), [""; 0]);
-        assert_eq!(pieces("select 1; select\n 2 ;\n\n  -- three\nselect 3"), ["1:1 select 1", "1:11 select\n 2", "5:1 select 3"]);
-        assert_eq!(pieces("select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1; x"), [
-            "1:1 select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1",
-            "1:58 x"
-        ]);
-        assert_eq!(pieces("select 'it''s;'; select E'it\\'s;'; select 'c:\\'; x"), [
-            "1:1 select 'it''s;'",
-            "1:18 select E'it\\'s;'",
-            "1:36 select 'c:\\'",
-            "1:50 x"
-        ]);
-        assert_eq!(pieces("insert into `t;` values ('it\\'s;') # ;\n; select $1;"), [
-            "1:1 insert into `t;` values ('it\\'s;') # ;",
-            "2:3 select $1"
-        ]);
+        assert_eq!(
+            pieces("select 1; select\n 2 ;\n\n  -- three\nselect 3"),
+            ["1:1 select 1", "1:11 select\n 2", "5:1 select 3"]
+        );
+        assert_eq!(
+            pieces("select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1; x"),
+            ["1:1 select ';', \";\", $$;$$, $a$;$$;$a$, /* ; /* ; */ ; */ 1", "1:58 x"]
+        );
+        assert_eq!(
+            pieces("select 'it''s;'; select E'it\\'s;'; select 'c:\\'; x"),
+            ["1:1 select 'it''s;'", "1:18 select E'it\\'s;'", "1:36 select 'c:\\'", "1:50 x"]
+        );
+        assert_eq!(
+            pieces("insert into `t;` values ('it\\'s;') # ;\n; select $1;"),
+            ["1:1 insert into `t;` values ('it\\'s;') # ;", "2:3 select $1"]
+        );
         assert_eq!(pieces("\u{feff}größe; ä"), ["1:2 größe", "1:9 ä"]);
     }
 
@@ -618,11 +619,23 @@ mod tests {
     #[test]
     fn what_is_left_open_is_named() {
         let unfinished = |text: &str| pieces(text).pop().unwrap_or_default();
-        assert_eq!(unfinished("x;\ninsert 'ab"), "2:8 ERROR unfinished statement: the string that begins here is not closed");
-        assert_eq!(unfinished("\"ab"), "1:1 ERROR unfinished statement: the quoted name that begins here is not closed");
+        assert_eq!(
+            unfinished("x;\ninsert 'ab"),
+            "2:8 ERROR unfinished statement: the string that begins here is not closed"
+        );
+        assert_eq!(
+            unfinished("\"ab"),
+            "1:1 ERROR unfinished statement: the quoted name that begins here is not closed"
+        );
         assert_eq!(unfinished("/* ab"), "1:1 ERROR unfinished statement: the comment that begins here is not closed");
-        assert_eq!(unfinished("a $x$ ab $"), "1:3 ERROR unfinished statement: the dollar-quoted string that begins here is not closed");
-        assert_eq!(unfinished("values (1), (2,"), "1:13 ERROR unfinished statement: the bracket that begins here is not closed");
+        assert_eq!(
+            unfinished("a $x$ ab $"),
+            "1:3 ERROR unfinished statement: the dollar-quoted string that begins here is not closed"
+        );
+        assert_eq!(
+            unfinished("values (1), (2,"),
+            "1:13 ERROR unfinished statement: the bracket that begins here is not closed"
+        );
         assert_eq!(unfinished("values (1), (2)"), "1:1 values (1), (2)");
         assert_eq!(unfinished("select 1 -- done"), "1:1 select 1 -- done");
     }
@@ -696,17 +709,37 @@ mod tests {
     /// How many statements the tokenizer sees; `None` if it cannot read the text.
     fn tokenized(dialect: &dyn Dialect, text: &str) -> Option<usize> {
         let tokens = Tokenizer::new(dialect, text).tokenize().ok()?;
-        let statements = tokens
-            .split(|t| *t == Token::SemiColon)
-            .filter(|s| s.iter().any(|t| !matches!(t, Token::Whitespace(_))));
+        let statements =
+            tokens.split(|t| *t == Token::SemiColon).filter(|s| s.iter().any(|t| !matches!(t, Token::Whitespace(_))));
         Some(statements.count())
     }
 
     fn fragments() -> impl Strategy<Value = String> {
         let part = prop_oneof![
-            Just(";"), Just("'"), Just("''"), Just("\""), Just("$$"), Just("$a$"), Just("$1"), Just("/*"), Just("*/"), Just("--"),
-            Just("\n"), Just(" "), Just("x"), Just("E'"), Just("N'"), Just("e"), Just("("), Just(")"), Just("ü"), Just("-"),
-            Just("/"), Just("*"), Just("1"), Just("a$b")
+            Just(";"),
+            Just("'"),
+            Just("''"),
+            Just("\""),
+            Just("$$"),
+            Just("$a$"),
+            Just("$1"),
+            Just("/*"),
+            Just("*/"),
+            Just("--"),
+            Just("\n"),
+            Just(" "),
+            Just("x"),
+            Just("E'"),
+            Just("N'"),
+            Just("e"),
+            Just("("),
+            Just(")"),
+            Just("ü"),
+            Just("-"),
+            Just("/"),
+            Just("*"),
+            Just("1"),
+            Just("a$b")
         ];
         proptest::collection::vec(part, 0..24).prop_map(|v| v.concat())
     }

@@ -1,0 +1,117 @@
+//! From the command line to the right front end, and from its end to the exit code.
+//!
+//! Startup is kept short: one thread, no work that the front end does not need.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use quorate_shared::error::{Code, WireError};
+
+use crate::args::{self, Args, Command, Input, Parsed};
+use crate::collect;
+use crate::command::Expanded;
+use crate::config::{self, Options};
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::render::error::{Paint, plain_error};
+use crate::script;
+use crate::session::{Display, Session, colors};
+
+/// The program.
+pub fn main() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let args = match args::parse(&line) {
+        Parsed::Run(args) => args,
+        Parsed::Print(text) => {
+            print(&text);
+            return ExitCode::SUCCESS;
+        }
+        Parsed::Mistake(text, code) => {
+            eprint!("{text}");
+            return ExitCode::from(code);
+        }
+    };
+    let paint = Paint { color: colors() };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start: {e}");
+            return ExitCode::from(Exit::Failed.code());
+        }
+    };
+    let code = runtime.block_on(run(&args, paint));
+    // A thread may still wait for standard input: it ends with the process.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Help goes into pipes that may close early.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let mut out = Output::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+async fn run(args: &Args, paint: Paint) -> u8 {
+    let url = match &args.command {
+        Some(Command::Status(a)) => a.url.as_deref(),
+        Some(Command::Top(a)) => a.url.as_deref(),
+        Some(Command::Bench(a)) => a.url.as_deref(),
+        Some(Command::Demo(_)) | None => None,
+    };
+    let usage = if matches!(args.command, Some(Command::Status(_))) { 3 } else { Exit::Usage.code() };
+    let options = match config::resolve(&args.connection, url.or(args.url.as_deref())) {
+        Ok(options) => options,
+        Err(why) => {
+            eprint!("{}", plain_error(&WireError::new(Code::Invalid, why), paint));
+            return usage;
+        }
+    };
+    match &args.command {
+        Some(Command::Status(status)) => collect::status(&options, status, paint).await,
+        Some(Command::Top(_) | Command::Bench(_) | Command::Demo(_)) => {
+            eprintln!("error: this command is not there yet");
+            usage
+        }
+        None => sql(args, options, paint).await.code(),
+    }
+}
+
+/// Statements: from the command line, a pipe, or a person.
+async fn sql(args: &Args, options: Options, paint: Paint) -> Exit {
+    let interactive = args.inputs.is_empty() && io::stdin().is_terminal();
+    let inputs = if args.inputs.is_empty() { vec![Input::File("-".into())] } else { args.inputs.clone() };
+    let from_file = inputs.iter().any(|i| matches!(i, Input::File(_)));
+    let display = Display {
+        format: args.format.or(options.file.format),
+        header: !args.no_header,
+        expanded: if interactive { Expanded::Auto } else { Expanded::Off },
+        timing: false,
+        narrate: interactive || (!from_file && io::stdout().is_terminal()),
+        quiet: args.quiet,
+        paint,
+    };
+    let mut session = match Session::open(options, display, Output::stdout()).await {
+        Ok(session) => session,
+        Err(error) => {
+            let exit = match &error {
+                quorate_shared::client::ClientError::NoConnection { .. } => Exit::NoConnection,
+                _ => Exit::Failed,
+            };
+            eprint!("{}", plain_error(&error.into_wire(), paint));
+            return exit;
+        }
+    };
+    if let Some(path) = &args.output {
+        match Output::file(path) {
+            Ok(output) => session.output = output,
+            Err(e) => {
+                let error = WireError::new(Code::Invalid, format!("cannot write {}: {e}", path.display()));
+                eprint!("{}", plain_error(&error, paint));
+                return Exit::Usage;
+            }
+        }
+    }
+    script::run_inputs(&mut session, &inputs, args.keep_going).await
+}
