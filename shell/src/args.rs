@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use quorate_shared::wire::ReadLevel;
 
+use crate::bench::Workload;
 use crate::exit::Exit;
 
 /// The shell of Quorate: runs SQL on a cluster, shows how the cluster is.
@@ -99,13 +101,10 @@ pub enum Command {
     /// Show how the cluster is; exit 0 ok, 1 warning, 2 critical, 3 unknown
     Status(StatusArgs),
     /// Watch the cluster and run SQL in a full-screen terminal
-    #[command(hide = true)]
     Top(TopArgs),
     /// Generate load and measure it
-    #[command(hide = true)]
     Bench(BenchArgs),
     /// Start a cluster with sample data on this machine and show it
-    #[command(hide = true)]
     Demo(DemoArgs),
 }
 
@@ -130,7 +129,7 @@ pub struct TopArgs {
 }
 
 /// `quorate bench`.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct BenchArgs {
     /// Where, as a quorate:// URL
     pub url: Option<String>,
@@ -149,22 +148,6 @@ pub struct BenchArgs {
     /// The result as one JSON document
     #[arg(long)]
     pub json: bool,
-}
-
-/// What `quorate bench` does in a closed loop.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Workload {
-    /// Insert one row of about 100 bytes
-    #[default]
-    Insert,
-    /// Read one row by primary key
-    Read,
-    /// Update one random row
-    Update,
-    /// Add one to the same row
-    Hot,
-    /// Grouped aggregate over the whole table
-    Scan,
 }
 
 /// `quorate demo`.
@@ -289,8 +272,7 @@ fn in_order(matches: &clap::ArgMatches, args: &Args) -> Vec<Input> {
 /// What clap cannot see: a word that is neither a URL nor a command.
 fn misplaced(args: &Args) -> Option<String> {
     let url = args.url.as_deref().filter(|u| !is_url(u))?;
-    let commands: Vec<String> =
-        Args::command().get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
+    let commands: Vec<String> = Args::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
     let near = nearest(url, commands.iter().map(String::as_str));
     let hint = match near {
         Some(command) => format!("did you mean the command '{command}'?"),
@@ -353,6 +335,15 @@ pub fn read_level(text: &str) -> Result<String, String> {
             let hint = near.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
             Err(format!("'{text}' is not linearizable, max_staleness:MS or local{hint}"))
         }
+    }
+}
+
+/// The level of a spelling that [`read_level`] made.
+pub fn wire_read_level(text: &str) -> ReadLevel {
+    match text.split_once(' ') {
+        Some(("max_staleness", ms)) => ms.parse().map_or(ReadLevel::Linearizable, ReadLevel::MaxStaleness),
+        _ if text == "local" => ReadLevel::Local,
+        _ => ReadLevel::Linearizable,
     }
 }
 

@@ -125,7 +125,16 @@ pub struct Spec {
 const FORMATS: &[&str] = &["table", "vertical", "csv", "tsv", "json", "jsonl", "markdown"];
 const ON_OFF: &[&str] = &["on", "off"];
 /// Session settings that `\set` completes.
-pub const SETTINGS: &[&str] = &["read_level", "wait_for_replicas", "database"];
+pub const SETTINGS: &[&str] = &[
+    "application_name",
+    "database",
+    "read_level",
+    "read_only",
+    "statement_timeout",
+    "timezone",
+    "wait_for_replicas",
+    "wait_timeout",
+];
 
 macro_rules! commands {
     ($($name:literal $($alias:literal)* , $arguments:literal, $help:literal, $complete:expr, $interactive:literal, $read:expr;)*) => {

@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use quorate_shared::client::ClientError;
 use quorate_shared::error::{Code, WireError};
 
-use crate::args::{self, Args, Command, Input, Parsed};
+use crate::args::{self, Args, BenchArgs, Command, Input, Parsed};
 use crate::collect;
 use crate::command::Expanded;
 use crate::config::{self, Options};
@@ -16,7 +17,9 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::render::error::{Paint, plain_error};
 use crate::script;
-use crate::session::{Display, Session, colors};
+use crate::session::{Display, Session, client_config, colors};
+use crate::tui::run as tui;
+use crate::{bench, demo};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -70,11 +73,47 @@ async fn run(args: &Args, paint: Paint) -> u8 {
     };
     match &args.command {
         Some(Command::Status(status)) => collect::status(&options, status, paint).await,
-        Some(Command::Top(_) | Command::Bench(_) | Command::Demo(_)) => {
-            eprintln!("error: this command is not there yet");
-            usage
+        Some(Command::Top(_)) => {
+            let connect_hint =
+                format!("quorate -h {}", options.hosts.first().map(ToString::to_string).unwrap_or_default());
+            let top = tui::Options { client: client_config(&options), connect_hint, color: paint.color };
+            ended(Box::pin(tui::run(top)).await.map_err(Into::into), paint)
+        }
+        Some(Command::Bench(bench)) => ended(Box::pin(bench::run(measure(&options, bench))).await, paint),
+        Some(Command::Demo(demo)) => {
+            let demo = demo::Options {
+                data: demo.data.clone(),
+                load: demo.load,
+                no_tui: demo.no_tui,
+                json: demo.json,
+                color: paint.color,
+            };
+            ended(Box::pin(demo::run(demo)).await, paint)
         }
         None => sql(args, options, paint).await.code(),
+    }
+}
+
+/// How a command that is not about statements ended.
+fn ended(result: anyhow::Result<u8>, paint: Paint) -> u8 {
+    result.unwrap_or_else(|error| {
+        let no_connection = error.chain().any(|e| matches!(e.downcast_ref(), Some(ClientError::NoConnection { .. })));
+        eprint!("{}", plain_error(&WireError::new(Code::Invalid, format!("{error:#}")), paint));
+        if no_connection { Exit::NoConnection.code() } else { Exit::Failed.code() }
+    })
+}
+
+/// What `quorate bench` was told to do.
+fn measure(options: &Options, args: &BenchArgs) -> bench::Options {
+    let level = options.settings.iter().find(|(name, _)| name == "read_level").map(|(_, level)| level.as_str());
+    bench::Options {
+        client: client_config(options),
+        workload: args.workload,
+        clients: args.clients,
+        seconds: u64::from(args.seconds),
+        rows: args.rows,
+        read_level: args::wire_read_level(level.unwrap_or("linearizable")),
+        json: args.json,
     }
 }
 
@@ -96,7 +135,7 @@ async fn sql(args: &Args, options: Options, paint: Paint) -> Exit {
         Ok(session) => session,
         Err(error) => {
             let exit = match &error {
-                quorate_shared::client::ClientError::NoConnection { .. } => Exit::NoConnection,
+                ClientError::NoConnection { .. } => Exit::NoConnection,
                 _ => Exit::Failed,
             };
             eprint!("{}", plain_error(&error.into_wire(), paint));

@@ -46,7 +46,7 @@ fn usage_and_connection_errors_have_their_codes() {
     assert_eq!(ended.out, "");
     assert_eq!(run(&["-h", "a b"]).code, Some(2));
     let help = run(&["--help"]);
-    assert!(help.code == Some(0) && help.out.contains("--keep-going") && !help.out.contains("bench"), "{}", help.out);
+    assert!(help.code == Some(0) && help.out.contains("--keep-going") && help.out.contains("bench"), "{}", help.out);
 }
 
 #[test]
@@ -106,10 +106,7 @@ fn inputs_run_in_order_and_files_may_use_commands() {
         server.statements(),
         ["insert one", "USE chinook", "insert outer", "insert inner", "USE `Other`", "select 1"]
     );
-    assert_eq!(
-        fs::read_to_string(result).expect("read"),
-        "from inner\n-[ 1 ]+--\na | 1\n".replace("-[ 1 ]+--", "-[ 1 ]+--")
-    );
+    assert_eq!(fs::read_to_string(result).expect("read"), "from inner\n-[ 1 ]+--\na | 1\n");
 }
 
 #[test]
