@@ -10,6 +10,8 @@
 
 pub mod follow;
 pub mod serve;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use quorate_shared::ids::{Epoch, Hash, Index, ShardId, Term};
@@ -196,60 +198,4 @@ pub fn chain_at(log: &dyn LogReader, shard: ShardId, index: Index) -> Result<Opt
         hash = entry::chain(hash, &entry);
     }
     Ok(Some(hash))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    fn batch() -> ServerMessage {
-        ServerMessage::Batch(ShipBatch {
-            shard: ShardId::new(1),
-            epoch: Epoch { number: 1, id: 300 },
-            entries: vec![LogEntry {
-                index: Index::new(8),
-                term: Term::new(3),
-                payload: Payload::Entry,
-                bytes: Bytes::from_static(b"abc"),
-            }],
-            last: Index::new(8),
-            chain: Hash([0xaa; 32]),
-            commit: Index::new(9),
-            commit_term: Term::new(3),
-        })
-    }
-
-    #[test]
-    fn golden_bytes() {
-        let pull = ReaderMessage::Pull(Pull {
-            shard: ShardId::new(1),
-            epoch: Epoch { number: 1, id: 300 },
-            index: Index::new(7),
-            chain: Hash([0xbb; 32]),
-            window: 1 << 20,
-        });
-        assert_eq!(hex(&pull.encode()), format!("01000101ac0207{}808040", "bb".repeat(32)));
-        let progress = ShipProgress { shard: ShardId::new(1), durable: Index::new(8), applied: Index::new(7) };
-        assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "0101010807");
-        let expected = format!("01000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
-        assert_eq!(hex(&batch().encode()), expected);
-        let refused = ServerMessage::Refused(Refusal::Ahead { commit: Index::new(5) });
-        assert_eq!(hex(&refused.encode()), "01010205");
-    }
-
-    #[test]
-    fn refuses_what_is_cut_or_too_long() {
-        let bytes = batch().encode();
-        assert_eq!(ServerMessage::decode(&bytes), Ok(batch()));
-        for len in 0..bytes.len() {
-            assert_eq!(ServerMessage::decode(&bytes[..len]), Err(NotShipping), "cut at {len}");
-        }
-        let mut longer = bytes.to_vec();
-        longer.push(0);
-        assert_eq!(ServerMessage::decode(&longer), Err(NotShipping));
-    }
 }

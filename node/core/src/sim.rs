@@ -8,7 +8,7 @@
 //! Left out for now: shipping, DDL, a disk that tears or flips, an engine that comes back older than its log.
 
 mod chaos;
-mod disk;
+pub(crate) mod disk;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -71,7 +71,7 @@ impl Sender {
             window: pull.window.clamp(1, WINDOW_BYTES_MAX),
             on_the_way: VecDeque::new(),
             bytes: 0,
-            durable: pull.index,
+            durable: Index::new(0),
             applied: Index::new(0),
         }))
     }
