@@ -177,6 +177,9 @@ pub struct View {
     pub dropped: u64,
 }
 
+/// Bytes of own entries that are not applied yet, beyond which proposals are refused as `busy`.
+const UNAPPLIED_BYTES_MAX: usize = 64 << 20;
+
 /// A proposal that has not been evaluated yet.
 struct Arrival {
     ticket: Ticket,
@@ -200,6 +203,9 @@ pub struct Shard {
     reads: Reads,
     lag: Lag,
     shippable: Index,
+    /// Own entries that are not applied yet: index and bytes.
+    unapplied: VecDeque<(Index, usize)>,
+    unapplied_bytes: usize,
     disk_low: bool,
     checked: Now,
 }
@@ -239,6 +245,8 @@ impl Shard {
             waits: ReplicaWaits::default(),
             reads: Reads::default(),
             lag,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             disk_low: false,
             checked: now,
         })
@@ -352,7 +360,7 @@ impl Shard {
         if self.disk_low && !arrival.proposal.ops.is_empty() {
             return Err(Rejected::DiskLow);
         }
-        if self.in_flight() >= PROPOSALS_IN_FLIGHT_MAX {
+        if self.in_flight() >= PROPOSALS_IN_FLIGHT_MAX || self.unapplied_bytes > UNAPPLIED_BYTES_MAX {
             return Err(Rejected::Busy);
         }
         if arrival.deadline <= now {
@@ -393,6 +401,8 @@ impl Shard {
 
     fn lose_leadership(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.sequencer = None;
+        self.unapplied.clear();
+        self.unapplied_bytes = 0;
         let rejected = self.not_leader();
         for arrival in self.arrivals.drain(..) {
             effects.push(Effect::Reply { ticket: arrival.ticket, result: Err(rejected.clone()) });
@@ -436,6 +446,8 @@ impl Shard {
                 let cause = format!("the sequencer sealed entry {} where {expected} comes next", sealed.index);
                 return Err(Fatal::new(format!("append to {}", self.config.shard), cause));
             }
+            self.unapplied.push_back((sealed.index, sealed.bytes.len()));
+            self.unapplied_bytes += sealed.bytes.len();
             entries.push(sealed.bytes);
             let mut results: Vec<Option<WriteResult>> = sealed.results.into_iter().map(Some).collect();
             for (position, staged) in open.remove(&sealed.index).unwrap_or_default() {
@@ -489,6 +501,9 @@ impl Shard {
         self.replicator.applied(index)?;
         if let Some(sequencer) = &mut self.sequencer {
             sequencer.applied(index);
+        }
+        while let Some((_, bytes)) = self.unapplied.pop_front_if(|(last, _)| *last <= index) {
+            self.unapplied_bytes -= bytes;
         }
         for done in self.writes.applied(index) {
             if applied.void.contains(&done.index) {

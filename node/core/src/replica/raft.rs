@@ -16,6 +16,8 @@
 mod election;
 mod messages;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +38,7 @@ use crate::log::{HardState, LogEntry, LogReader, LogRecord, Payload};
 /// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
 pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
 /// Append messages on their way to one follower.
-const INFLIGHT_MESSAGES_MAX: usize = 128;
+const INFLIGHT_MESSAGES_MAX: usize = 64;
 
 /// What a replica has to know to take part.
 #[derive(Clone, Debug)]

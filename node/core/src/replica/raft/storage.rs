@@ -65,6 +65,12 @@ impl Storage {
         hard.commit = hard.commit.max(applied).max(bounds.base.index);
         let mut voters: Vec<u64> = voters.iter().map(|v| v.get()).collect();
         voters.sort_unstable();
+        let mut known: Vec<u64> = bounds.base.voters.iter().map(|v| v.get()).collect();
+        known.sort_unstable();
+        if known != voters {
+            let cause = format!("its log knows the voters {known:?}, but it was started with {voters:?}");
+            return Err(Fatal::new(format!("open {shard}"), cause));
+        }
         Ok(Self {
             log,
             shard,
