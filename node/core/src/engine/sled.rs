@@ -1,1 +1,339 @@
-//! (being written)
+//! The engine on disk: sled 0.34.7, and the only place that names it.
+//!
+//! What sled does not give, this adds:
+//! - every value carries our own checksum over key and value, verified on every read;
+//! - no value is larger than [`ENGINE_VALUE_BYTES_MAX`]: sled puts large leaves into blob files that it never syncs. What
+//!   is larger is cut into `ff/<version>/<chunk>` keys, and its own key holds a pointer. The chunks of a value are never
+//!   changed; a reader that finds them gone was overtaken by a write and reads the key again;
+//! - a panic inside sled is an error. After any error the engine refuses everything (half a batch may be visible);
+//! - trust across starts, see [`trust`].
+//!
+//! sled writes out only when it wants to or in [`Engine::flush`]; every batch carries the applied index, and what is lost
+//! is applied again from the log.
+//!
+//! Value: crc32c u32 (of key, tag and the rest), tag u8, then the value, or version u64, length u32 and chunks u32 of an
+//! overflow. Chunk: crc32c u32 (of key and bytes), bytes.
+
+pub mod trust;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_shared::limits::{ENGINE_VALUE_BYTES_MAX, ENTRY_BYTES_MAX};
+
+use crate::engine::{Batch, Engine, KeyRange, ScanItem, Tree};
+use crate::error::Fatal;
+use crate::keys::ENGINE_PREFIX;
+
+const INLINE: u8 = 0;
+const OVERFLOW: u8 = 1;
+/// Checksum and tag.
+const HEAD: usize = 5;
+const POINTER: usize = HEAD + 16;
+/// Bytes of value in a chunk.
+const CHUNK: usize = ENGINE_VALUE_BYTES_MAX - 4;
+/// A reader overtaken by writes so often is not overtaken but looks at damage.
+const RETRIES: usize = 1000;
+/// sled lets go of its lock a moment after the last handle is dropped.
+const LOCK_TRIES: usize = 250;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// All trees of a node in one sled `Db`.
+pub struct SledEngine {
+    db: sled::Db,
+    dir: PathBuf,
+    failed: Arc<AtomicBool>,
+}
+
+struct SledTree {
+    tree: sled::Tree,
+    failed: Arc<AtomicBool>,
+    /// The next overflow version; 0 while the tree has never had an overflow.
+    next_version: AtomicU64,
+}
+
+impl SledEngine {
+    /// Opens the engine in a directory, making it if it is not there. The cache is sled's main use of memory.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fatal> {
+        let failed = Arc::new(AtomicBool::new(false));
+        let config = sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None);
+        let mut tries = 0;
+        let db = loop {
+            match guarded(&failed, "open the engine", || config.open()) {
+                Ok(db) => break db,
+                Err(e) if e.cause.to_string().contains("could not acquire lock") && tries < LOCK_TRIES => {
+                    failed.store(false, Ordering::SeqCst);
+                    tries += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(e) => return Err(e),
+            }
+        };
+        let engine = Self { db, dir: dir.to_owned(), failed };
+        engine.assert_no_blobs()?;
+        Ok(engine)
+    }
+
+    fn assert_no_blobs(&self) -> Result<(), Fatal> {
+        match std::fs::read_dir(self.dir.join("blobs")).map(|mut files| files.next()) {
+            Ok(None) => Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(Some(_)) => {
+                self.failed.store(true, Ordering::SeqCst);
+                Err(Fatal::new("check the engine", "it has written a blob file, which is never synced"))
+            }
+            Err(e) => Err(Fatal::new("check the engine", e)),
+        }
+    }
+}
+
+impl Engine for SledEngine {
+    fn tree(&self, name: &str) -> Result<Arc<dyn Tree>, Fatal> {
+        let (tree, newest) = guarded(&self.failed, "open a tree", || {
+            let tree = self.db.open_tree(name)?;
+            let newest = tree.range([ENGINE_PREFIX]..).keys().next_back().transpose()?;
+            Ok((tree, newest))
+        })?;
+        let version = newest.and_then(|key| key.get(1..9)?.try_into().ok()).map(u64::from_be_bytes);
+        let next_version = AtomicU64::new(version.map_or(0, |v| v + 1));
+        Ok(Arc::new(SledTree { tree, failed: Arc::clone(&self.failed), next_version }))
+    }
+
+    fn drop_tree(&self, name: &str) -> Result<(), Fatal> {
+        guarded(&self.failed, "drop a tree", || self.db.drop_tree(name)).map(drop)
+    }
+
+    fn flush(&self) -> Result<(), Fatal> {
+        guarded(&self.failed, "flush the engine", || self.db.flush())?;
+        self.assert_no_blobs()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        guarded(&self.failed, "measure the engine", || self.db.size_on_disk()).unwrap_or(0)
+    }
+}
+
+/// Runs a call of sled; its errors and panics stop the engine.
+fn guarded<T>(failed: &AtomicBool, doing: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Fatal> {
+    if failed.load(Ordering::Relaxed) {
+        return Err(Fatal::new(doing, "an earlier error stopped the engine"));
+    }
+    let result = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(e)) => Err(Fatal::new(doing, e)),
+        Err(panic) => {
+            let what = panic.downcast_ref::<String>().map(String::as_str);
+            let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(Fatal::new(doing, format!("the engine panicked: {what}")))
+        }
+    };
+    failed.store(true, Ordering::SeqCst);
+    result
+}
+
+/// What a stored value says.
+enum Stored<'a> {
+    Inline(&'a [u8]),
+    Overflow { version: u64, len: usize, chunks: u32 },
+}
+
+fn encode_inline(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    out.clear();
+    out.extend_from_slice(&[0, 0, 0, 0, INLINE]);
+    out.extend_from_slice(value);
+    seal(out, key);
+}
+
+fn encode_pointer(out: &mut Vec<u8>, key: &[u8], version: u64, len: usize) {
+    out.clear();
+    out.extend_from_slice(&[0, 0, 0, 0, OVERFLOW]);
+    out.extend_from_slice(&version.to_be_bytes());
+    out.extend_from_slice(&(len as u32).to_be_bytes());
+    out.extend_from_slice(&(len.div_ceil(CHUNK) as u32).to_be_bytes());
+    seal(out, key);
+}
+
+fn seal(out: &mut [u8], key: &[u8]) {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(key), &out[4..]);
+    out[..4].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// What follows the checksum, if it is right.
+fn unseal<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
+    let (crc, rest) = stored.split_first_chunk::<4>()?;
+    let actual = crc32c::crc32c_append(crc32c::crc32c(key), rest);
+    (actual == u32::from_be_bytes(*crc)).then_some(rest)
+}
+
+fn parse<'a>(key: &[u8], stored: &'a [u8]) -> Option<Stored<'a>> {
+    match unseal(key, stored)?.split_first()? {
+        (&INLINE, value) => Some(Stored::Inline(value)),
+        (&OVERFLOW, rest) if rest.len() == POINTER - HEAD => {
+            let number = |at: usize| rest[at..at + 4].iter().fold(0u32, |n, &b| n << 8 | u32::from(b));
+            let version = rest.first_chunk().map(|v| u64::from_be_bytes(*v))?;
+            let len = number(8) as usize;
+            (len <= ENTRY_BYTES_MAX).then_some(Stored::Overflow { version, len, chunks: number(12) })
+        }
+        _ => None,
+    }
+}
+
+fn chunk_key(version: u64, chunk: u32) -> [u8; 13] {
+    let mut key = [ENGINE_PREFIX; 13];
+    key[1..9].copy_from_slice(&version.to_be_bytes());
+    key[9..].copy_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+impl SledTree {
+    fn damaged(&self, key: &[u8]) -> Fatal {
+        self.failed.store(true, Ordering::SeqCst);
+        let hex: String = key.iter().take(40).map(|b| format!("{b:02x}")).collect();
+        Fatal::new("read the engine", format!("the value of key {hex} is not what was written"))
+    }
+
+    fn raw(&self, key: &[u8]) -> Result<Option<sled::IVec>, Fatal> {
+        guarded(&self.failed, "read the engine", || self.tree.get(key))
+    }
+
+    /// The value behind what is stored; `None` if a write has replaced it meanwhile.
+    fn resolve(&self, key: &[u8], stored: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        match parse(key, stored).ok_or_else(|| self.damaged(key))? {
+            Stored::Inline(value) => Ok(Some(Bytes::copy_from_slice(value))),
+            Stored::Overflow { version, len, chunks } => {
+                let mut value = Vec::with_capacity(len);
+                for chunk in 0..chunks {
+                    let chunk_key = chunk_key(version, chunk);
+                    let Some(stored) = self.raw(&chunk_key)? else { return Ok(None) };
+                    value.extend_from_slice(unseal(&chunk_key, &stored).ok_or_else(|| self.damaged(key))?);
+                }
+                if value.len() != len {
+                    return Err(self.damaged(key));
+                }
+                Ok(Some(Bytes::from(value)))
+            }
+        }
+    }
+
+    /// Removes the chunks of a key's present value, if it has any.
+    fn drop_overflow(&self, key: &[u8], batch: &mut sled::Batch) -> Result<(), Fatal> {
+        if let Some(stored) = self.raw(key)?
+            && let Stored::Overflow { version, chunks, .. } = parse(key, &stored).ok_or_else(|| self.damaged(key))?
+        {
+            (0..chunks).for_each(|chunk| batch.remove(&chunk_key(version, chunk)));
+        }
+        Ok(())
+    }
+
+    fn put_overflow(&self, key: &[u8], value: &[u8], scratch: &mut Vec<u8>, batch: &mut sled::Batch) {
+        // Version 0 means that there has never been one.
+        let _ = self.next_version.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+        let version = self.next_version.fetch_add(1, Ordering::SeqCst);
+        for (chunk, part) in (0u32..).zip(value.chunks(CHUNK)) {
+            let chunk_key = chunk_key(version, chunk);
+            scratch.clear();
+            scratch.extend_from_slice(&[0; 4]);
+            scratch.extend_from_slice(part);
+            seal(scratch, &chunk_key);
+            batch.insert(&chunk_key, &scratch[..]);
+        }
+        encode_pointer(scratch, key, version, value.len());
+        batch.insert(key, &scratch[..]);
+    }
+}
+
+impl Tree for SledTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        for _ in 0..RETRIES {
+            let Some(stored) = self.raw(key)? else { return Ok(None) };
+            if let Some(value) = self.resolve(key, &stored)? {
+                return Ok(Some(value));
+            }
+        }
+        Err(self.damaged(key))
+    }
+
+    fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+        let own = Bytes::from_static(&[ENGINE_PREFIX]);
+        let end = range.end.clone().map_or(own.clone(), |end| end.min(own));
+        if range.start >= end {
+            return Box::new(std::iter::empty());
+        }
+        Box::new(Scan { tree: self, iter: self.tree.range(&range.start[..]..&end[..]), reverse, done: false })
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Fatal> {
+        let mut out = sled::Batch::default();
+        let mut scratch = Vec::with_capacity(512);
+        let has_overflow = self.next_version.load(Ordering::SeqCst) != 0;
+        for (key, value) in &batch.writes {
+            if key.first() == Some(&ENGINE_PREFIX) {
+                return Err(Fatal::new("write to the engine", "a key has the engine's own prefix"));
+            }
+            if has_overflow {
+                self.drop_overflow(key, &mut out)?;
+            }
+            match value {
+                None => out.remove(&key[..]),
+                Some(value) if value.len() + HEAD <= ENGINE_VALUE_BYTES_MAX => {
+                    encode_inline(&mut scratch, key, value);
+                    out.insert(&key[..], &scratch[..]);
+                }
+                Some(value) if value.len() <= ENTRY_BYTES_MAX => {
+                    self.put_overflow(key, value, &mut scratch, &mut out);
+                }
+                Some(value) => {
+                    let cause = format!("a value of {} bytes is too large", value.len());
+                    return Err(Fatal::new("write to the engine", cause));
+                }
+            }
+        }
+        guarded(&self.failed, "write to the engine", || self.tree.apply_batch(out))
+    }
+}
+
+struct Scan<'a> {
+    tree: &'a SledTree,
+    iter: sled::Iter,
+    reverse: bool,
+    done: bool,
+}
+
+impl Scan<'_> {
+    fn step(&mut self) -> Result<Option<(Bytes, Bytes)>, Fatal> {
+        loop {
+            let (iter, reverse) = (&mut self.iter, self.reverse);
+            let next = guarded(&self.tree.failed, "scan the engine", || {
+                if reverse { iter.next_back().transpose() } else { iter.next().transpose() }
+            })?;
+            let Some((key, stored)) = next else { return Ok(None) };
+            let value = match self.tree.resolve(&key, &stored)? {
+                Some(value) => Some(value),
+                None => self.tree.get(&key)?,
+            };
+            if let Some(value) = value {
+                return Ok(Some((Bytes::copy_from_slice(&key), value)));
+            }
+        }
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = ScanItem;
+
+    fn next(&mut self) -> Option<ScanItem> {
+        if self.done {
+            return None;
+        }
+        let item = self.step().transpose();
+        self.done = !matches!(item, Some(Ok(_)));
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests;

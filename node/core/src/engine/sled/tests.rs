@@ -1,0 +1,179 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::memory::MemoryEngine;
+use crate::engine::mirror::MirrorEngine;
+
+const CACHE: u64 = 8 << 20;
+
+fn batch(writes: &[(&[u8], Option<Vec<u8>>)]) -> Batch {
+    let writes = writes.iter().map(|(k, v)| (Bytes::copy_from_slice(k), v.clone().map(Bytes::from)));
+    Batch { writes: writes.collect() }
+}
+
+fn everything() -> KeyRange {
+    KeyRange { start: Bytes::new(), end: None }
+}
+
+/// Keys in sled itself, overflow chunks included.
+fn stored_keys(dir: &Path) -> usize {
+    sled::Config::new().path(dir).open().unwrap().open_tree("t").unwrap().len()
+}
+
+#[test]
+fn golden_values() {
+    let hex = |b: &[u8]| b.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut out = Vec::new();
+    encode_inline(&mut out, b"key", b"value");
+    assert_eq!(hex(&out), "07c603630076616c7565");
+    assert!(matches!(parse(b"key", &out), Some(Stored::Inline(b"value"))));
+    assert!(parse(b"kez", &out).is_none(), "the key is under the checksum");
+    encode_pointer(&mut out, b"key", 7, 5000);
+    assert_eq!(hex(&out), "2d97a2710100000000000000070000138800000002");
+    assert_eq!(hex(&chunk_key(7, 1)), "ff000000000000000700000001");
+}
+
+#[test]
+fn large_values_overflow_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let big = |n: usize| Some((0..n).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
+    {
+        let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+        let tree = engine.tree("t").unwrap();
+        for n in [0, 1, ENGINE_VALUE_BYTES_MAX - HEAD, ENGINE_VALUE_BYTES_MAX - HEAD + 1, CHUNK, CHUNK + 1, 300_000] {
+            tree.write(batch(&[(b"a", big(n)), (b"b", big(n / 2))])).unwrap();
+            assert_eq!(tree.get(b"a").unwrap().map(|v| v.to_vec()), big(n));
+            let seen: Vec<usize> = tree.scan(&everything(), true).map(|r| r.unwrap().1.len()).collect();
+            assert_eq!(seen, [n / 2, n]);
+        }
+        assert!(tree.write(batch(&[(&[ENGINE_PREFIX, 1], big(1))])).is_err());
+        engine.flush().unwrap();
+    }
+    {
+        let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+        let tree = engine.tree("t").unwrap();
+        assert_eq!(tree.get(b"a").unwrap().map(|v| v.to_vec()), big(300_000));
+        tree.write(batch(&[(b"a", None), (b"b", big(3))])).unwrap();
+        assert_eq!(tree.scan(&everything(), false).count(), 1);
+    }
+    assert_eq!(stored_keys(dir.path()), 1);
+}
+
+#[test]
+fn a_value_that_was_changed_underneath_is_an_error_and_stops_the_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+    let tree = engine.tree("t").unwrap();
+    tree.write(batch(&[(b"a", Some(vec![1; 100])), (b"b", Some(vec![2; 9000]))])).unwrap();
+    let raw = engine.db.open_tree("t").unwrap();
+    let mut stored = raw.get(b"a").unwrap().unwrap().to_vec();
+    stored[50] ^= 1;
+    raw.insert(b"a", stored).unwrap();
+    assert!(tree.scan(&everything(), false).next().unwrap().is_err());
+    assert!(tree.get(b"b").is_err() && engine.flush().is_err());
+}
+
+#[test]
+fn a_value_that_lacks_its_chunks_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+    let tree = engine.tree("t").unwrap();
+    tree.write(batch(&[(b"b", Some(vec![2; 9000]))])).unwrap();
+    engine.db.open_tree("t").unwrap().remove(chunk_key(1, 2)).unwrap();
+    assert!(tree.get(b"b").unwrap_err().to_string().contains("62"));
+}
+
+#[test]
+fn readers_are_never_torn_by_a_writer_of_large_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+    let tree = engine.tree("t").unwrap();
+    let write = |n: u8| tree.write(batch(&[(b"a", Some(vec![n; 10_000 + usize::from(n)]))])).unwrap();
+    write(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        let tree = &tree;
+        let readers: Vec<_> = [false, true]
+            .map(|scan| {
+                scope.spawn(move || {
+                    let mut rounds = 0;
+                    while !stop.load(Ordering::Relaxed) || rounds == 0 {
+                        let value = if scan {
+                            tree.scan(&everything(), false).next().unwrap().unwrap().1
+                        } else {
+                            tree.get(b"a").unwrap().unwrap()
+                        };
+                        assert_eq!(value.len(), 10_000 + usize::from(value[0]));
+                        assert!(value.iter().all(|b| *b == value[0]));
+                        rounds += 1;
+                    }
+                })
+            })
+            .into();
+        (1..100).for_each(write);
+        stop.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|r| r.join().unwrap());
+    });
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(Vec<(Vec<u8>, Option<Vec<u8>>)>),
+    Get(Vec<u8>),
+    Scan(Vec<u8>, Option<Vec<u8>>, bool),
+    Flush,
+    Reopen,
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![prop::collection::vec(0..3u8, 1..4), prop::collection::vec(0..0xffu8, 1..20)]
+}
+
+fn value() -> impl Strategy<Value = Option<Vec<u8>>> {
+    let sized = prop_oneof![5 => 0..300usize, 1 => 4000..14_000usize];
+    prop::option::weighted(0.7, (sized, any::<u8>()).prop_map(|(n, b)| vec![b; n]))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => prop::collection::vec((key(), value()), 1..6).prop_map(Step::Write),
+        3 => key().prop_map(Step::Get),
+        3 => (key(), prop::option::of(key()), any::<bool>()).prop_map(|(a, b, r)| Step::Scan(a, b, r)),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// sled and memory give the same answers; the mirror compares each one.
+    #[test]
+    fn agrees_with_memory(steps in prop::collection::vec(step(), 1..40)) {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Arc::new(MemoryEngine::new());
+        let open = || MirrorEngine::new(Arc::new(SledEngine::open(dir.path(), CACHE).unwrap()), memory.clone());
+        let mut engine = open();
+        let mut tree = engine.tree("t").unwrap();
+        for s in steps {
+            match s {
+                Step::Write(writes) => {
+                    let list: Vec<_> = writes.iter().map(|(k, v)| (&k[..], v.clone())).collect();
+                    tree.write(batch(&list)).unwrap();
+                }
+                Step::Get(key) => drop(tree.get(&key).unwrap()),
+                Step::Scan(start, end, reverse) => {
+                    let range = KeyRange { start: Bytes::from(start), end: end.map(Bytes::from) };
+                    tree.scan(&range, reverse).for_each(|item| drop(item.unwrap()));
+                }
+                Step::Flush => engine.flush().unwrap(),
+                Step::Reopen => {
+                    drop((tree, engine));
+                    engine = open();
+                    tree = engine.tree("t").unwrap();
+                }
+            }
+        }
+        tree.scan(&everything(), false).for_each(|item| drop(item.unwrap()));
+    }
+}
