@@ -135,6 +135,8 @@ pub trait Replicator: Send {
     fn last_index(&self) -> Index;
     /// Highest index durable in the local log.
     fn durable_index(&self) -> Index;
+    /// Writes given out and not durable yet.
+    fn writes_pending(&self) -> usize;
     /// Highest committed index known.
     fn commit_index(&self) -> Index;
     /// The leader's view of every voter, by replica id; empty elsewhere.

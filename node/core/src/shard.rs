@@ -180,6 +180,10 @@ pub struct View {
 /// Bytes of own entries that are not applied yet, beyond which proposals are refused as `busy`.
 const UNAPPLIED_BYTES_MAX: usize = 64 << 20;
 
+/// Writes on their way to the local disk, beyond which arrivals are collected: the disk takes everything that waits in
+/// one sync anyway, and one larger entry costs less than several small ones.
+const WRITES_PENDING_MAX: usize = 2;
+
 /// A proposal that has not been evaluated yet.
 struct Arrival {
     ticket: Ticket,
@@ -413,7 +417,8 @@ impl Shard {
 
     /// Evaluates what has arrived and appends what comes of it.
     fn evaluate(&mut self, now: Now, wall: u64, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
-        if self.arrivals.is_empty() || self.replicator.transferring() {
+        let busy = self.replicator.writes_pending() >= WRITES_PENDING_MAX;
+        if self.arrivals.is_empty() || busy || self.replicator.transferring() {
             return Ok(());
         }
         let Some(sequencer) = &mut self.sequencer else { return Ok(()) };

@@ -177,10 +177,7 @@ mod tests {
     }
 
     fn append() -> Message {
-        let mut entry = Entry::default();
-        entry.index = 8;
-        entry.term = 3;
-        entry.data = Bytes::from_static(b"abc");
+        let entry = Entry { index: 8, term: 3, data: Bytes::from_static(b"abc"), ..Entry::default() };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgAppend);
         message.from = 1;
