@@ -45,6 +45,8 @@ use crate::proposal::{Proposal, WriteResult};
 
 /// An open entry of this size is closed before another transaction goes in: it keeps appends and appliers in small steps.
 const ENTRY_BYTES_TARGET: usize = 1 << 20;
+/// Transactions staged between two steps of the sweep for clients to forget.
+const SWEEP_EVERY: u32 = 1024;
 
 /// What became of a proposal for now.
 #[derive(Clone, PartialEq, Debug)]
@@ -113,6 +115,7 @@ pub struct Sequencer {
     tables: Tables,
     numbers: BTreeMap<TableId, Numbers>,
     dedupe: Dedupe,
+    staged_since_sweep: u32,
 }
 
 impl Sequencer {
@@ -131,6 +134,7 @@ impl Sequencer {
             tables,
             numbers: BTreeMap::new(),
             dedupe: Dedupe::default(),
+            staged_since_sweep: 0,
         })
     }
 
@@ -163,6 +167,7 @@ impl Sequencer {
     pub fn seal(&mut self) -> Result<Option<Sealed>, Fatal> {
         if self.sealed.is_empty() {
             self.close();
+            self.sweep()?;
         }
         Ok(self.sealed.pop_front())
     }
@@ -256,6 +261,7 @@ impl Sequencer {
         self.numbers.append(&mut numbers);
         open.bytes += bytes;
         open.transactions.push(transaction);
+        self.staged_since_sweep += 1;
         open.results.push(result);
         let position = open.results.len() - 1;
         self.open = Some(open);
@@ -287,22 +293,31 @@ impl Sequencer {
 
     /// Seals the open entry, if there is one.
     fn close(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        let entry = Entry {
-            index: self.last,
-            previous: self.chain,
-            timestamp: self.timestamp,
-            body: Body::Write(open.transactions),
-        };
-        let bytes = entry.encode();
+        if let Some(open) = self.open.take() {
+            self.seal_body(Body::Write(open.transactions), open.results);
+        }
+    }
+
+    /// Now and then seals an entry that forgets clients.
+    fn sweep(&mut self) -> Result<(), Fatal> {
+        if self.staged_since_sweep < SWEEP_EVERY {
+            return Ok(());
+        }
+        self.staged_since_sweep = 0;
+        let idle = self.dedupe.sweep(&*self.tree, self.timestamp)?;
+        if !idle.is_empty() {
+            self.last = self.last.next();
+            self.timestamp = self.timestamp.next();
+            self.seal_body(Body::ClientExpire(idle), Vec::new());
+        }
+        Ok(())
+    }
+
+    fn seal_body(&mut self, body: Body, results: Vec<WriteResult>) {
+        let (index, timestamp) = (self.last, self.timestamp);
+        let bytes = Entry { index, previous: self.chain, timestamp, body }.encode();
         self.chain = entry::chain_bytes(self.chain, &bytes);
-        self.sealed.push_back(Sealed {
-            index: self.last,
-            timestamp: self.timestamp,
-            chain: self.chain,
-            bytes,
-            results: open.results,
-        });
+        self.sealed.push_back(Sealed { index, timestamp, chain: self.chain, bytes, results });
     }
 }
 

@@ -3,11 +3,14 @@
 //! The tree has one record per client and slot (`seq % DEDUPE_WINDOW`). A client's window is read from it when the client
 //! is first seen and kept up to date as its writes are staged; windows are forgotten again when there are many, and read
 //! anew when needed.
+//!
+//! A client that has written nothing for long is forgotten by an entry, so the records do not pile up. No retry of its
+//! last write can arrive so late: the client library gives up after its deadline, which is minutes at most.
 
 use std::collections::BTreeMap;
 
 use quorate_shared::ids::{ClientId, Index, Timestamp, WriteId};
-use quorate_shared::limits::DEDUPE_WINDOW;
+use quorate_shared::limits::{DEDUPE_CLIENTS_MAX, DEDUPE_WINDOW};
 
 use super::stored;
 use crate::engine::Tree;
@@ -16,6 +19,13 @@ use crate::proposal::WriteResult;
 
 /// Windows kept in memory; those of clients with nothing in flight are dropped beyond it.
 const WINDOWS_MAX: usize = 4_096;
+
+/// A client is forgotten after this much silence, in milliseconds.
+const IDLE_MS: u64 = 3_600_000;
+/// The same when there are more than [`DEDUPE_CLIENTS_MAX`].
+const IDLE_CROWDED_MS: u64 = 600_000;
+/// Records looked at in one step of a sweep.
+const SWEEP_RECORDS: usize = 512;
 
 /// What became of one write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +71,11 @@ impl Window {
 #[derive(Default)]
 pub(super) struct Dedupe {
     windows: BTreeMap<ClientId, Window>,
+    /// Where the next step of the sweep through all clients begins.
+    cursor: ClientId,
+    /// Clients met since the sweep began at the first, and in the whole sweep before.
+    met: usize,
+    clients: usize,
 }
 
 impl Dedupe {
@@ -95,8 +110,37 @@ impl Dedupe {
         }
     }
 
-    /// A client has been forgotten by an entry.
-    pub fn forget(&mut self, client: ClientId) {
-        self.windows.remove(&client);
+    /// The next step of an endless sweep through the clients: those to be forgotten now.
+    pub fn sweep(&mut self, tree: &dyn Tree, now: Timestamp) -> Result<Vec<ClientId>, Fatal> {
+        let crowded = self.clients.max(self.met) > DEDUPE_CLIENTS_MAX;
+        let idle_ms = if crowded { IDLE_CROWDED_MS } else { IDLE_MS };
+        let mut last: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
+        let mut records = 0;
+        let mut next = None;
+        for item in stored::clients_from(tree, self.cursor) {
+            let (client, done) = item?;
+            // Only clients seen whole are judged.
+            if records >= SWEEP_RECORDS && !last.contains_key(&client) {
+                next = Some(client);
+                break;
+            }
+            records += 1;
+            let newest = last.entry(client).or_default();
+            *newest = done.timestamp.max(*newest);
+        }
+        self.met += last.len();
+        self.cursor = next.unwrap_or_default();
+        if next.is_none() {
+            self.clients = std::mem::take(&mut self.met);
+        }
+        last.retain(|client, at| {
+            // What is in flight is not in the tree yet; the window has it.
+            let newer = self.windows.get(client).and_then(|w| w.done.values().map(|done| done.timestamp).max());
+            now.ms().saturating_sub(newer.unwrap_or(*at).max(*at).ms()) > idle_ms
+        });
+        for client in last.keys() {
+            self.windows.remove(client);
+        }
+        Ok(last.into_keys().collect())
     }
 }

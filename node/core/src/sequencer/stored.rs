@@ -44,16 +44,22 @@ pub(super) fn sequence(tree: &dyn Tree, table: TableId) -> Result<Option<i64>, F
 
 /// What became of a client's recent writes.
 pub(super) fn client(tree: &dyn Tree, client: ClientId) -> Result<Vec<Done>, Fatal> {
-    tree.scan(&keys::client_range(Some(client)), false)
-        .map(|item| {
-            let result = ClientResult::decode(&item?.1)?;
-            Ok(Done {
-                seq: result.seq,
-                index: result.index,
-                timestamp: result.timestamp,
-                rows: result.rows,
-                last_id: result.last_id,
-            })
-        })
-        .collect()
+    tree.scan(&keys::client_range(Some(client)), false).map(|item| done(&item?.1)).collect()
+}
+
+/// What became of the recent writes of this client and all behind it.
+pub(super) fn clients_from(tree: &dyn Tree, first: ClientId) -> impl Iterator<Item = Result<(ClientId, Done), Fatal>> {
+    let range = KeyRange { start: keys::client_range(Some(first)).start, end: keys::client_range(None).end };
+    tree.scan(&range, false).map(|item| {
+        let (key, value) = item?;
+        match Key::decode(&key)? {
+            Key::Client { client, .. } => Ok((client, done(&value)?)),
+            _ => Err(Fatal::new("read a client's result", "it is under another key")),
+        }
+    })
+}
+
+fn done(bytes: &Bytes) -> Result<Done, Fatal> {
+    let ClientResult { seq, index, timestamp, rows, last_id, .. } = ClientResult::decode(bytes)?;
+    Ok(Done { seq, index, timestamp, rows, last_id })
 }
