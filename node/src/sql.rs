@@ -6,6 +6,7 @@ pub mod dispatch;
 pub mod errors;
 pub mod explain;
 pub mod functions;
+pub mod local;
 pub mod names;
 pub mod parse;
 pub mod plan;
