@@ -51,6 +51,14 @@ pub async fn prepare(run: &Run, parsed: Arc<Parsed>, statement: u32) -> Result<(
     Ok((Prepared { parsed, query: None }, PreparedInfo { statement, params: unknown, columns: Vec::new(), writes }))
 }
 
+/// What EXPLAIN says of a statement that takes the fast path.
+///
+/// # Errors
+/// What is wrong with the statement in any case.
+pub fn fast_line(_run: &Run, _parsed: &Parsed, _statement: &Statement) -> Result<Option<String>, WireError> {
+    Ok(None)
+}
+
 /// Whether a statement changes anything stored.
 pub fn writes(statement: &Statement) -> bool {
     !matches!(

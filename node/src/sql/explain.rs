@@ -23,7 +23,10 @@ use super::{Sink, dispatch, plan, show};
 pub async fn run(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Done, WireError> {
     let (analyze, statement) = match &parsed.statement {
         Statement::Explain { analyze, statement, query_plan: _, options, .. } => {
-            let option = |o: &ast::UtilityOption| o.name.value == "analyze" && !matches!(&o.arg, Some(ast::Expr::Value(v)) if v.value.to_string().to_lowercase().contains("false"));
+            let option = |o: &ast::UtilityOption| {
+                o.name.value == "analyze"
+                    && !matches!(&o.arg, Some(ast::Expr::Value(v)) if v.value.to_string().to_lowercase().contains("false"))
+            };
             (*analyze || options.as_ref().is_some_and(|o| o.iter().any(option)), statement)
         }
         _ => return show::run(run, parsed, sink).await,
@@ -31,7 +34,8 @@ pub async fn run(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Done
     let lines = match statement.as_ref() {
         Statement::Query(query) => explain_query(run, parsed, query, analyze).await?,
         other if dispatch::writes(other) && analyze => {
-            return Err(WireError::unsupported("EXPLAIN ANALYZE of a statement that writes").hint("EXPLAIN without ANALYZE shows how its rows are found"));
+            return Err(WireError::unsupported("EXPLAIN ANALYZE of a statement that writes")
+                .hint("EXPLAIN without ANALYZE shows how its rows are found"));
         }
         other => explain_write(run, other).await?,
     };
@@ -40,7 +44,12 @@ pub async fn run(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Done
     dispatch::send(sink, "EXPLAIN", columns, rows).await
 }
 
-async fn explain_query(run: &Run, parsed: &Parsed, query: &ast::Query, analyze: bool) -> Result<Vec<String>, WireError> {
+async fn explain_query(
+    run: &Run,
+    parsed: &Parsed,
+    query: &ast::Query,
+    analyze: bool,
+) -> Result<Vec<String>, WireError> {
     if let Some(line) = dispatch::fast_line(run, parsed, &Statement::Query(Box::new(query.clone())))?
         && !analyze
     {
@@ -58,7 +67,11 @@ async fn explain_query(run: &Run, parsed: &Parsed, query: &ast::Query, analyze: 
         rows += batch.map_err(|e| plan::failure(run, &e))?.num_rows();
     }
     let mut lines = tree(&running.physical, true);
-    lines.push(format!("{rows} rows; planning {:.1} ms, running {:.1} ms", planned.as_secs_f64() * 1e3, (started.elapsed() - planned).as_secs_f64() * 1e3));
+    lines.push(format!(
+        "{rows} rows; planning {:.1} ms, running {:.1} ms",
+        planned.as_secs_f64() * 1e3,
+        (started.elapsed() - planned).as_secs_f64() * 1e3
+    ));
     Ok(lines)
 }
 
@@ -97,7 +110,14 @@ async fn explain_write(run: &Run, statement: &Statement) -> Result<Vec<String>, 
 }
 
 fn inner(statement: &Statement) -> Parsed {
-    Parsed { sql: String::new(), statement: statement.clone(), spelling: Default::default(), labels: Vec::new(), params: 0, flavour: super::parse::Flavour::Postgres }
+    Parsed {
+        sql: String::new(),
+        statement: statement.clone(),
+        spelling: Default::default(),
+        labels: Vec::new(),
+        params: 0,
+        flavour: super::parse::Flavour::Postgres,
+    }
 }
 
 fn first_words(text: &str) -> String {
@@ -120,9 +140,7 @@ fn walk(plan: &Arc<dyn ExecutionPlan>, depth: usize, metrics: bool, lines: &mut 
         return;
     }
     let mut line = format!("{}{}", "  ".repeat(depth), describe(plan));
-    if metrics
-        && let Some(m) = plan.metrics()
-    {
+    if metrics && let Some(m) = plan.metrics() {
         let m = m.aggregate_by_name();
         let mut parts = Vec::new();
         if let Some(rows) = m.output_rows() {

@@ -19,7 +19,7 @@ use quorate_core::mvcc::Snapshot;
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::sequencer::{Decision, Sequencer};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, Index, NodeId, ShardId, Term};
+use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term, Timestamp};
 use quorate_shared::status::{ClusterStatus, NodeKind, NodeStatus, SCHEMA, ShardStatus, Verdict};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::watch;
@@ -57,7 +57,7 @@ impl LocalRouter {
         let mut shards = BTreeMap::new();
         for id in [ShardId::META, ShardId::DATA] {
             let tree = engine.tree(&format!("{id}-r1"))?;
-            let machine = Machine::open(Arc::clone(&tree), &BaseRecord { shard: id, ..BaseRecord::default() })?;
+            let machine = Machine::open(Arc::clone(&tree), &base(id))?;
             let state = machine.state();
             let applied = Applied {
                 index: state.index,
@@ -107,12 +107,8 @@ impl LocalRouter {
             Decision::Staged { index, position } => {
                 let mut found = None;
                 while let Some(sealed) = shard.sequencer.seal()? {
-                    let entry = LogEntry {
-                        index: sealed.index,
-                        term: TERM,
-                        payload: Payload::Entry,
-                        bytes: sealed.bytes,
-                    };
+                    let entry =
+                        LogEntry { index: sealed.index, term: TERM, payload: Payload::Entry, bytes: sealed.bytes };
                     shard.machine.apply(&[entry])?;
                     shard.sequencer.applied(sealed.index);
                     if sealed.index == index {
@@ -133,6 +129,18 @@ impl LocalRouter {
             self.reload()?;
         }
         Ok(Ok(answer))
+    }
+}
+
+fn base(shard: ShardId) -> BaseRecord {
+    BaseRecord {
+        shard,
+        index: Index::new(0),
+        term: Term::new(0),
+        chain: Hash::default(),
+        voters: vec![ReplicaId::new(1)],
+        epoch: Epoch { number: 1, id: 1 },
+        timestamp: Timestamp::MIN,
     }
 }
 

@@ -427,6 +427,16 @@ pub async fn run_query(
     Err(WireError::new(Code::Retry, "the catalog kept changing while the statement was planned"))
 }
 
+/// Plans a query and starts it, without a second try; for EXPLAIN.
+///
+/// # Errors
+/// As [`run_query`].
+pub async fn begin_query(run: &Run, parsed: &Parsed, query: &ast::Query) -> Result<Running, WireError> {
+    let (catalog, data) = begin(run, names_tables(query)).await?;
+    let planned = plan_query(run, &catalog, query, &parsed.labels, &parsed.spelling)?;
+    start(run, &planned, &run.params, data, false).await
+}
+
 /// Whether an error means that the catalog is behind the data.
 pub fn is_stale(error: &WireError) -> bool {
     error.code == Code::Retry && error.message == STALE
@@ -460,7 +470,7 @@ async fn drain(run: &Run, running: &mut Running, sink: &mut dyn Sink, sent: &mut
 }
 
 /// A statement that was stopped says so, whatever its scans said.
-fn failure(run: &Run, error: &DataFusionError) -> WireError {
+pub fn failure(run: &Run, error: &DataFusionError) -> WireError {
     match run.check() {
         Err(stopped) => stopped,
         Ok(()) => errors::translate(error),

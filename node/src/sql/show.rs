@@ -47,7 +47,9 @@ pub async fn run(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Done
     }
     let catalog = run.router.catalog();
     let (columns, rows) = match &parsed.statement {
-        Statement::ShowDatabases { show_options, .. } | Statement::ShowSchemas { show_options, .. } => databases(&catalog, &Like::of(show_options)?),
+        Statement::ShowDatabases { show_options, .. } | Statement::ShowSchemas { show_options, .. } => {
+            databases(&catalog, &Like::of(show_options)?)
+        }
         Statement::ShowTables { show_options, full, .. } => tables(run, &catalog, show_options, *full, true)?,
         Statement::ShowViews { show_options, .. } => tables(run, &catalog, show_options, false, false)?,
         Statement::ShowColumns { show_options, .. } => columns_of(run, &catalog, show_options)?,
@@ -61,7 +63,10 @@ pub async fn run(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Done
             (text_columns(&["function"]), names.map(|n| vec![text(n)]).collect())
         }
         Statement::ShowProcessList { .. } => processes(run),
-        _ => return Err(WireError::unsupported(parsed.verb()).hint("SELECT * FROM quorate.nodes, .shards, .replicas, .problems or .queries")),
+        _ => {
+            return Err(WireError::unsupported(parsed.verb())
+                .hint("SELECT * FROM quorate.nodes, .shards, .replicas, .problems or .queries"));
+        }
     };
     dispatch::send(sink, "SHOW", columns, rows).await
 }
@@ -93,8 +98,13 @@ impl Like {
     fn filter(filter: Option<&ShowStatementFilter>) -> Result<Self, WireError> {
         match filter {
             None => Ok(Like(None)),
-            Some(ShowStatementFilter::Like(p) | ShowStatementFilter::ILike(p) | ShowStatementFilter::NoKeyword(p)) => Ok(Like(Some(p.to_lowercase()))),
-            Some(ShowStatementFilter::Where(_)) => Err(WireError::unsupported("SHOW … WHERE").hint("SHOW … LIKE 'pattern', or SELECT from information_schema")),
+            Some(ShowStatementFilter::Like(p) | ShowStatementFilter::ILike(p) | ShowStatementFilter::NoKeyword(p)) => {
+                Ok(Like(Some(p.to_lowercase())))
+            }
+            Some(ShowStatementFilter::Where(_)) => {
+                Err(WireError::unsupported("SHOW … WHERE")
+                    .hint("SHOW … LIKE 'pattern', or SELECT from information_schema"))
+            }
         }
     }
 
@@ -123,7 +133,13 @@ impl Like {
 }
 
 fn databases(catalog: &Catalog, like: &Like) -> Table {
-    let mut names: Vec<&str> = catalog.databases.values().map(|d| d.name.as_str()).chain([DATABASE_SYSTEM]).filter(|n| like.matches(n)).collect();
+    let mut names: Vec<&str> = catalog
+        .databases
+        .values()
+        .map(|d| d.name.as_str())
+        .chain([DATABASE_SYSTEM])
+        .filter(|n| like.matches(n))
+        .collect();
     names.sort_by_key(|n| n.to_lowercase());
     (text_columns(&["database"]), names.into_iter().map(|n| vec![text(n)]).collect())
 }
@@ -164,7 +180,13 @@ fn last(name: &ast::ObjectName) -> String {
     name.0.last().and_then(|p| p.as_ident()).map(|i| i.value.clone()).unwrap_or_default()
 }
 
-fn tables(run: &Run, catalog: &Catalog, options: &ShowStatementOptions, full: bool, with_tables: bool) -> Result<Table, WireError> {
+fn tables(
+    run: &Run,
+    catalog: &Catalog,
+    options: &ShowStatementOptions,
+    full: bool,
+    with_tables: bool,
+) -> Result<Table, WireError> {
     let name = scope_of(run, options);
     let like = Like::of(options)?;
     let mut found: Vec<(String, &str)> = Vec::new();
@@ -173,7 +195,9 @@ fn tables(run: &Run, catalog: &Catalog, options: &ShowStatementOptions, full: bo
     } else {
         let database = database(catalog, &name)?;
         if with_tables {
-            found.extend(catalog.tables_of(database.id).filter(|t| t.public).map(|t| (t.def.name.clone(), "BASE TABLE")));
+            found.extend(
+                catalog.tables_of(database.id).filter(|t| t.public).map(|t| (t.def.name.clone(), "BASE TABLE")),
+            );
         }
         found.extend(catalog.views_of(database.id).map(|v| (v.name.clone(), "VIEW")));
     }
@@ -199,7 +223,8 @@ fn find<'a>(run: &Run, catalog: &'a Catalog, name: &ast::ObjectName) -> Result<T
         _ => return Err(WireError::sql("42601", format!("\"{name}\" is no name of a table"))),
     };
     let missing = |names: &[&str]| {
-        let error = WireError::sql("42P01", format!("table \"{table}\" does not exist in database \"{database_name}\""));
+        let error =
+            WireError::sql("42P01", format!("table \"{table}\" does not exist in database \"{database_name}\""));
         match nearest(&table, names) {
             Some(near) => error.hint(format!("did you mean \"{near}\"?")),
             None => error.hint("SHOW TABLES lists those there are"),
@@ -215,7 +240,11 @@ fn find<'a>(run: &Run, catalog: &'a Catalog, name: &ast::ObjectName) -> Result<T
     if let Some(view) = catalog.view(database.id, &table) {
         return Ok(Thing::View(view));
     }
-    let names: Vec<&str> = catalog.tables_of(database.id).map(|t| t.def.name.as_str()).chain(catalog.views_of(database.id).map(|v| v.name.as_str())).collect();
+    let names: Vec<&str> = catalog
+        .tables_of(database.id)
+        .map(|t| t.def.name.as_str())
+        .chain(catalog.views_of(database.id).map(|v| v.name.as_str()))
+        .collect();
     Err(missing(&names))
 }
 
@@ -233,11 +262,20 @@ fn describe(run: &Run, catalog: &Catalog, name: &ast::ObjectName, like: &Like) -
         Thing::View(view) => {
             let sql = format!("SELECT * FROM {name} LIMIT 0");
             let parsed = run.engine.parse(&sql)?;
-            let Statement::Query(query) = &parsed.statement else { return Err(WireError::unsupported(format!("DESCRIBE {}", view.name))) };
+            let Statement::Query(query) = &parsed.statement else {
+                return Err(WireError::unsupported(format!("DESCRIBE {}", view.name)));
+            };
             let planned = super::plan::plan_query(run, &run.router.catalog(), query, &parsed.labels, &parsed.spelling)?;
-            planned.columns.into_iter().map(|c| vec![text(c.name), text(c.ty.to_string()), text("YES"), text(""), Value::Null]).collect()
+            planned
+                .columns
+                .into_iter()
+                .map(|c| vec![text(c.name), text(c.ty.to_string()), text("YES"), text(""), Value::Null])
+                .collect()
         }
-        Thing::System(columns) => columns.iter().map(|(n, ty)| vec![text(*n), text(ty.to_string()), text("YES"), text(""), Value::Null]).collect(),
+        Thing::System(columns) => columns
+            .iter()
+            .map(|(n, ty)| vec![text(*n), text(ty.to_string()), text("YES"), text(""), Value::Null])
+            .collect(),
     };
     let kept = rows.into_iter().filter(|r: &Vec<Value>| matches!(r.first(), Some(Value::Text(n)) if like.matches(n)));
     Ok((columns, kept.collect()))
@@ -276,12 +314,17 @@ fn variable_or_index(run: &Run, catalog: &Catalog, variable: &[ast::Ident]) -> R
         }
         ["all" | "settings"] => all_settings(run, &Like(None)),
         ["warnings" | "errors"] => Ok((text_columns(&["level", "message"]), Vec::new())),
-        ["engines"] => Ok((text_columns(&["engine", "comment"]), vec![vec![text("quorate"), text("replicated log over sled")]])),
+        ["engines"] => {
+            Ok((text_columns(&["engine", "comment"]), vec![vec![text("quorate"), text("replicated log over sled")]]))
+        }
         ["server_version"] => Ok((text_columns(&["server_version"]), vec![vec![text(env!("CARGO_PKG_VERSION"))]])),
         ["time", "zone"] => setting(run, "timezone"),
-        ["transaction_isolation"] | ["transaction", "isolation", "level"] => Ok((text_columns(&["transaction_isolation"]), vec![vec![text("serializable")]])),
+        ["transaction_isolation"] | ["transaction", "isolation", "level"] => {
+            Ok((text_columns(&["transaction_isolation"]), vec![vec![text("serializable")]]))
+        }
         [name] => setting(run, name),
-        _ => Err(WireError::unsupported(format!("SHOW {}", words.join(" ").to_uppercase())).hint("SHOW DATABASES, TABLES, COLUMNS, INDEXES, CREATE TABLE, ALL or a setting")),
+        _ => Err(WireError::unsupported(format!("SHOW {}", words.join(" ").to_uppercase()))
+            .hint("SHOW DATABASES, TABLES, COLUMNS, INDEXES, CREATE TABLE, ALL or a setting")),
     }
 }
 
@@ -299,7 +342,8 @@ fn all_settings(run: &Run, like: &Like) -> Result<Table, WireError> {
 }
 
 fn names_of(def: &TableDef, columns: &[u16]) -> String {
-    let names: Vec<&str> = columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| c.name.as_str()).collect();
+    let names: Vec<&str> =
+        columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| c.name.as_str()).collect();
     names.join(", ")
 }
 
@@ -310,7 +354,14 @@ fn indexes(run: &Run, catalog: &Catalog, name: &ast::ObjectName) -> Result<Table
     let mut rows = Vec::new();
     let hidden = def.primary_key.iter().any(|c| def.columns.get(usize::from(*c)).is_some_and(|c| c.hidden));
     if !hidden {
-        rows.push(vec![text(&def.name), text(&def.primary_key_name), text(names_of(def, &def.primary_key)), text("YES"), text("primary key"), text("public")]);
+        rows.push(vec![
+            text(&def.name),
+            text(&def.primary_key_name),
+            text(names_of(def, &def.primary_key)),
+            text("YES"),
+            text("primary key"),
+            text("public"),
+        ]);
     }
     for index in &def.indexes {
         let kind = if index.primary {
@@ -321,7 +372,14 @@ fn indexes(run: &Run, catalog: &Catalog, name: &ast::ObjectName) -> Result<Table
             "index"
         };
         let state = format!("{:?}", index.state).to_lowercase();
-        rows.push(vec![text(&def.name), text(&index.name), text(names_of(def, &index.columns)), text(if index.unique { "YES" } else { "NO" }), text(kind), text(state)]);
+        rows.push(vec![
+            text(&def.name),
+            text(&index.name),
+            text(names_of(def, &index.columns)),
+            text(if index.unique { "YES" } else { "NO" }),
+            text(kind),
+            text(state),
+        ]);
     }
     Ok((columns, rows))
 }
@@ -335,15 +393,34 @@ fn processes(run: &Run) -> Table {
         Column { name: "sql".to_owned(), ty: SqlType::Text },
     ];
     let int = |n: u128| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
-    let row = |q: super::queries::RunningQuery| vec![int(q.session.get().into()), text(&*q.user), text(q.database), int(q.since.elapsed().as_millis()), text(q.sql)];
+    let row = |q: super::queries::RunningQuery| {
+        vec![
+            int(q.session.get().into()),
+            text(&*q.user),
+            text(q.database),
+            int(q.since.elapsed().as_millis()),
+            text(q.sql),
+        ]
+    };
     (columns, run.engine.queries().running().into_iter().map(row).collect())
 }
 
-fn show_create(run: &Run, catalog: &Catalog, kind: &ast::ShowCreateObject, name: &ast::ObjectName) -> Result<Table, WireError> {
+fn show_create(
+    run: &Run,
+    catalog: &Catalog,
+    kind: &ast::ShowCreateObject,
+    name: &ast::ObjectName,
+) -> Result<Table, WireError> {
     let (name, sql) = match (kind, find(run, catalog, name)?) {
-        (ast::ShowCreateObject::Table, Thing::Table(table)) => (table.def.name.clone(), create_table(catalog, &table.def)),
+        (ast::ShowCreateObject::Table, Thing::Table(table)) => {
+            (table.def.name.clone(), create_table(catalog, &table.def))
+        }
         (ast::ShowCreateObject::Table | ast::ShowCreateObject::View, Thing::View(view)) => {
-            let columns = if view.columns.is_empty() { String::new() } else { format!(" ({})", view.columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", ")) };
+            let columns = if view.columns.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", view.columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", "))
+            };
             (view.name.clone(), format!("CREATE VIEW {}{columns} AS {}", quoted(&view.name), view.sql))
         }
         (kind, _) => return Err(WireError::unsupported(format!("SHOW CREATE {kind} for this name"))),
@@ -353,14 +430,18 @@ fn show_create(run: &Run, catalog: &Catalog, kind: &ast::ShowCreateObject, name:
 
 /// A name as it must be written: quoted where it is no plain word.
 fn quoted(name: &str) -> String {
-    let plain = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_') && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    let reserved = sqlparser::keywords::RESERVED_FOR_COLUMN_ALIAS.iter().any(|k| format!("{k:?}").eq_ignore_ascii_case(name))
-        || ["user", "order", "table", "index", "primary", "check", "default", "references"].contains(&name.to_lowercase().as_str());
+    let plain = name.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let reserved =
+        sqlparser::keywords::RESERVED_FOR_COLUMN_ALIAS.iter().any(|k| format!("{k:?}").eq_ignore_ascii_case(name))
+            || ["user", "order", "table", "index", "primary", "check", "default", "references"]
+                .contains(&name.to_lowercase().as_str());
     if plain && !reserved { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 fn list(def: &TableDef, columns: &[u16]) -> String {
-    let names: Vec<String> = columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| quoted(&c.name)).collect();
+    let names: Vec<String> =
+        columns.iter().filter_map(|c| def.columns.get(usize::from(*c))).map(|c| quoted(&c.name)).collect();
     names.join(", ")
 }
 
@@ -381,7 +462,11 @@ pub fn create_table(catalog: &Catalog, def: &TableDef) -> String {
     }
     let hidden = def.primary_key.iter().any(|c| def.columns.get(usize::from(*c)).is_some_and(|c| c.hidden));
     if !hidden && !def.primary_key.is_empty() {
-        parts.push(format!("CONSTRAINT {} PRIMARY KEY ({})", quoted(&def.primary_key_name), list(def, &def.primary_key)));
+        parts.push(format!(
+            "CONSTRAINT {} PRIMARY KEY ({})",
+            quoted(&def.primary_key_name),
+            list(def, &def.primary_key)
+        ));
     }
     for index in def.indexes.iter().filter(|i| i.constraint) {
         let kind = if index.primary { "PRIMARY KEY" } else { "UNIQUE" };
@@ -392,8 +477,15 @@ pub fn create_table(catalog: &Catalog, def: &TableDef) -> String {
     }
     for key in &def.foreign_keys {
         let parent = catalog.table_by_id(key.parent);
-        let (name, columns) = parent.map_or_else(|| (key.parent.to_string(), String::new()), |p| (quoted(&p.def.name), list(&p.def, &key.parent_columns)));
-        let mut part = format!("CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {name} ({columns})", quoted(&key.name), list(def, &key.columns));
+        let (name, columns) = parent.map_or_else(
+            || (key.parent.to_string(), String::new()),
+            |p| (quoted(&p.def.name), list(&p.def, &key.parent_columns)),
+        );
+        let mut part = format!(
+            "CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {name} ({columns})",
+            quoted(&key.name),
+            list(def, &key.columns)
+        );
         for (when, action) in [("DELETE", key.on_delete), ("UPDATE", key.on_update)] {
             let action = match action {
                 FkAction::NoAction => continue,
@@ -408,7 +500,13 @@ pub fn create_table(catalog: &Catalog, def: &TableDef) -> String {
     let mut sql = format!("CREATE TABLE {} (\n    {}\n)", quoted(&def.name), parts.join(",\n    "));
     for index in def.indexes.iter().filter(|i| !i.constraint) {
         let unique = if index.unique { "UNIQUE " } else { "" };
-        let _ = write!(sql, ";\nCREATE {unique}INDEX {} ON {} ({})", quoted(&index.name), quoted(&def.name), list(def, &index.columns));
+        let _ = write!(
+            sql,
+            ";\nCREATE {unique}INDEX {} ON {} ({})",
+            quoted(&index.name),
+            quoted(&def.name),
+            list(def, &index.columns)
+        );
     }
     sql
 }
