@@ -149,7 +149,7 @@ impl RaftReplicator {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let doing = || format!("open {}", config.shard);
         let node = guard(doing, || RawNode::new(&raft, storage, &logger))?.map_err(|e| Fatal::new(doing(), e))?;
-        Ok(Self {
+        let mut replica = Self {
             node,
             shard: config.shard,
             timing,
@@ -174,7 +174,12 @@ impl RaftReplicator {
             giving_up: false,
             announced: 0,
             dropped: 0,
-        })
+        };
+        if replica.voters.len() == 1 {
+            // Nobody else can lead: no reason to wait for an election timeout.
+            replica.run("stand for election", |node| node.campaign())?.map_err(|e| Fatal::new(doing(), e))?;
+        }
+        Ok(replica)
     }
 
     /// Runs raft-rs; a panic in it, or a failed read of the log under it, is fatal.
@@ -370,14 +375,15 @@ impl RaftReplicator {
         })
     }
 
-    fn furthest_voter(&self) -> Option<u64> {
-        let me = self.me.get();
-        let voters = self.node.raft.prs().iter().filter(|(id, _)| **id != me);
+    /// Of the others, the one whose log is furthest; one that was heard lately before one that was not.
+    fn furthest_voter(&self, now: Now) -> Option<u64> {
+        let alive = |id: u64| {
+            let heard = self.heard.get(&ReplicaId::new(id));
+            heard.is_some_and(|h| h.term == self.term() && now.saturating_sub(h.at) <= self.timing.election_min)
+        };
+        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.me.get());
         // Of equal ones the lowest id, so that the choice does not depend on a map's order.
-        voters
-            .filter(|(_, progress)| progress.recent_active)
-            .max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
+        others.max_by_key(|(id, progress)| (alive(**id), progress.matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
     }
 }
 
@@ -485,8 +491,8 @@ impl Replicator for RaftReplicator {
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
     }
 
-    fn transfer(&mut self, _: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
-        let to = to.map(ReplicaId::get).or_else(|| self.furthest_voter());
+    fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
+        let to = to.map(ReplicaId::get).or_else(|| self.furthest_voter(now));
         match to {
             Some(to) if self.is_leader() && to != self.me.get() && self.node.raft.prs().get(to).is_some() => {
                 self.run("hand over", |node| node.transfer_leader(to))
@@ -502,6 +508,7 @@ impl Replicator for RaftReplicator {
     fn output(&mut self, now: Now) -> Result<Output, Fatal> {
         let mut out = Output::default();
         let mut records = Vec::new();
+        self.node.store().refill();
         while self.node.has_ready() {
             if !self.take_ready(now, &mut records, &mut out)? {
                 break;

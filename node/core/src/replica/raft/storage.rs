@@ -23,6 +23,9 @@ const CACHE_BYTES: usize = 8 << 20;
 /// Most bytes of one read that names no limit: raft-rs looks through all unapplied entries for membership changes
 /// before it stands for election, and this version has none.
 const UNLIMITED_BYTES: usize = 4 << 20;
+/// Bytes of the log read for followers between two refills: reading blocks everything else of this node. A follower
+/// that is far behind goes on with its next acknowledgement.
+const READ_BYTES: usize = 4 << 20;
 /// What an entry costs besides its bytes.
 const ENTRY_OVERHEAD: usize = 64;
 
@@ -39,6 +42,8 @@ pub(super) struct Storage {
     durable: u64,
     /// While set, reads give nothing: the replicator takes no more committed entries than the applier can hold.
     pub(super) pause: Cell<bool>,
+    /// Bytes that may still be read for followers.
+    budget: Cell<usize>,
     failed: RefCell<Option<Fatal>>,
 }
 
@@ -82,6 +87,7 @@ impl Storage {
             last: bounds.last.get(),
             durable: bounds.last.get(),
             pause: Cell::new(false),
+            budget: Cell::new(READ_BYTES),
             failed: RefCell::new(None),
         })
     }
@@ -136,6 +142,11 @@ impl Storage {
         }
     }
 
+    /// A flush is over: followers may be read for again.
+    pub(super) fn refill(&self) {
+        self.budget.set(READ_BYTES);
+    }
+
     fn tail_first(&self) -> u64 {
         self.last + 1 - self.tail.len() as u64
     }
@@ -166,7 +177,7 @@ impl raft::Storage for Storage {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if self.pause.get() {
             return Ok(Vec::new());
@@ -180,11 +191,17 @@ impl raft::Storage for Storage {
         let mut bytes = 0;
         let mut next = low;
         if low < tail_first {
+            if context.can_async() && self.budget.get() == 0 {
+                return Err(Error::Store(StorageError::LogTemporarilyUnavailable));
+            }
             let to = high.min(tail_first);
             match self.log.entries(self.shard, Index::new(low), Index::new(to), limit) {
                 Ok(read) => {
                     bytes = read.iter().map(|e| e.bytes.len() + ENTRY_OVERHEAD).sum();
                     next += read.len() as u64;
+                    if context.can_async() {
+                        self.budget.set(self.budget.get().saturating_sub(bytes));
+                    }
                     out = read.iter().map(from_log).collect();
                 }
                 Err(fatal) => return self.fail(fatal),

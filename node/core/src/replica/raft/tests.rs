@@ -210,6 +210,54 @@ fn strangers_and_nonsense_are_dropped_and_counted() {
     assert_eq!(bench.raft.leadership(), Leadership::default());
 }
 
+/// A leader whose other voters have nothing of its log.
+#[test]
+fn a_follower_far_behind_is_read_for_in_steps() {
+    let mut bench = Bench::new();
+    let big = |n| LogEntry {
+        index: Index::new(n),
+        term: Term::new(1),
+        payload: Payload::Entry,
+        bytes: Bytes::from(vec![7; 1 << 20]),
+    };
+    bench.disk.write(&[LogRecord::Entries((1..=40).map(big).collect())]);
+    bench.disk.sync(1);
+    let log = Arc::clone(&bench.disk) as Arc<dyn LogReader>;
+    bench.raft = RaftReplicator::new(&config(40), log, 0).unwrap();
+    let mut asked = false;
+    while !bench.raft.is_leader() {
+        bench.now += 25;
+        bench.raft.tick(bench.now).unwrap();
+        let output = bench.output();
+        if let Some((id, records)) = output.persist {
+            bench.disk.sync(records.len());
+            bench.raft.persisted(bench.now, id).unwrap();
+        }
+        let (kind, term) =
+            if asked { (MessageType::MsgRequestVoteResponse, 1) } else { (MessageType::MsgRequestPreVoteResponse, 1) };
+        bench.receive(3, message(kind, term)).unwrap();
+        asked = bench.raft.term() == 1;
+        assert!(bench.now < 10_000);
+    }
+    let mut answer = message(MessageType::MsgAppendResponse, 1);
+    (answer.reject, answer.index, answer.reject_hint) = (true, 40, 0);
+    let mut have = 0;
+    for _ in 0..200 {
+        bench.receive(3, answer.clone()).unwrap();
+        let output = bench.output();
+        let mut bytes = 0;
+        for (_, message) in output.sends.iter().filter(|(to, _)| *to == ReplicaId::new(3)) {
+            bytes += message.len();
+            let message = messages::decode(ReplicaId::new(2), ReplicaId::new(3), message).unwrap().message;
+            have = message.entries.last().map_or(have, |e| e.index.max(have));
+        }
+        assert!(bytes <= 6 << 20, "{bytes} at once");
+        answer = message(MessageType::MsgAppendResponse, 1);
+        answer.index = have;
+    }
+    assert_eq!(have, 41, "with the leader's own first entry");
+}
+
 fn any_message() -> impl Strategy<Value = (u64, Message)> {
     let kinds = prop::sample::select(vec![
         MessageType::MsgAppend,
