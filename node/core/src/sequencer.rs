@@ -224,7 +224,8 @@ impl Sequencer {
             last_id: effects.last_id,
             ..WriteResult::default()
         };
-        if effects.writes.is_empty() && effects.fences.is_empty() && effects.purged.is_empty() {
+        let counted = effects.keep_numbers && effects.numbers.values().any(|n| n.unsaved);
+        if effects.writes.is_empty() && effects.fences.is_empty() && effects.purged.is_empty() && !counted {
             return Ok(Decision::Answer { result: Ok(result), depends_on });
         }
         let mut numbers = effects.numbers;

@@ -47,30 +47,30 @@ fn convert(value: Value, ty: SqlType, explicit: bool) -> Result<Value, Rejected>
     match ty {
         SqlType::Null => Ok(value),
         SqlType::Bool => to_bool(value),
-        SqlType::SmallInt => to_int(value, ty, i64::from(i16::MIN), i64::from(i16::MAX)),
-        SqlType::Int => to_int(value, ty, i64::from(i32::MIN), i64::from(i32::MAX)),
-        SqlType::BigInt => to_int(value, ty, i64::MIN, i64::MAX),
-        SqlType::Real | SqlType::Double => to_float(value, ty),
-        SqlType::Decimal { precision, scale } => to_decimal(value, precision, scale),
+        SqlType::SmallInt => to_int(&value, ty, i64::from(i16::MIN), i64::from(i16::MAX)),
+        SqlType::Int => to_int(&value, ty, i64::from(i32::MIN), i64::from(i32::MAX)),
+        SqlType::BigInt => to_int(&value, ty, i64::MIN, i64::MAX),
+        SqlType::Real | SqlType::Double => to_float(&value, ty),
+        SqlType::Decimal { precision, scale } => to_decimal(&value, precision, scale),
         SqlType::Text => Ok(Value::Text(into_text(value))),
         SqlType::Varchar(n) | SqlType::Char(n) => fit_text(into_text(value), n, ty, explicit),
         SqlType::Bytes => match value {
             Value::Bytes(_) => Ok(value),
-            other => parse_text(other, ty),
+            other => parse_text(&other, ty),
         },
         SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz => to_moment(value, ty),
         SqlType::Interval => match value {
             Value::Interval(_) => Ok(value),
             Value::Time(micros) => Ok(Value::Interval(Interval { months: 0, days: 0, micros })),
-            other => parse_text(other, ty),
+            other => parse_text(&other, ty),
         },
         SqlType::Uuid => match value {
             Value::Uuid(_) => Ok(value),
-            other => parse_text(other, ty),
+            other => parse_text(&other, ty),
         },
         SqlType::Json => match value {
             Value::Json(_) => Ok(value),
-            other => parse_text(other, ty),
+            other => parse_text(&other, ty),
         },
     }
 }
@@ -80,8 +80,8 @@ fn no_cast(value: &Value, ty: SqlType) -> Rejected {
 }
 
 /// Only text is read as another type; everything else has been dealt with before.
-fn parse_text(value: Value, ty: SqlType) -> Result<Value, Rejected> {
-    let Value::Text(text) = &value else { return Err(no_cast(&value, ty)) };
+fn parse_text(value: &Value, ty: SqlType) -> Result<Value, Rejected> {
+    let Value::Text(text) = value else { return Err(no_cast(value, ty)) };
     Value::parse(text, ty).map_err(|message| {
         let sqlstate = if message.contains("out of range") || message.contains("does not fit") {
             "22003"
@@ -121,13 +121,13 @@ fn to_bool(value: Value) -> Result<Value, Rejected> {
     match value {
         Value::Bool(_) => Ok(value),
         Value::Int(n) => Ok(Value::Bool(n != 0)),
-        other => parse_text(other, SqlType::Bool),
+        other => parse_text(&other, SqlType::Bool),
     }
 }
 
-fn to_int(value: Value, ty: SqlType, min: i64, max: i64) -> Result<Value, Rejected> {
+fn to_int(value: &Value, ty: SqlType, min: i64, max: i64) -> Result<Value, Rejected> {
     let out_of_range = |v: &dyn std::fmt::Display| value_error("22003", format!("{v} is out of range for {ty}"));
-    let int = match &value {
+    let int = match value {
         Value::Int(n) => Some(*n),
         Value::Bool(b) => Some(i64::from(*b)),
         Value::Decimal(d) => d.rescale(0).and_then(|d| i64::try_from(d.unscaled).ok()),
@@ -138,11 +138,11 @@ fn to_int(value: Value, ty: SqlType, min: i64, max: i64) -> Result<Value, Reject
         }
         _ => return parse_text(value, ty),
     };
-    int.filter(|n| (min..=max).contains(n)).map(Value::Int).ok_or_else(|| out_of_range(&value))
+    int.filter(|n| (min..=max).contains(n)).map(Value::Int).ok_or_else(|| out_of_range(value))
 }
 
-fn to_float(value: Value, ty: SqlType) -> Result<Value, Rejected> {
-    let Some(wide) = number::to_float(&value) else { return parse_text(value, ty) };
+fn to_float(value: &Value, ty: SqlType) -> Result<Value, Rejected> {
+    let Some(wide) = number::to_float(value) else { return parse_text(value, ty) };
     if ty == SqlType::Double {
         return Ok(Value::Float(wide));
     }
@@ -153,9 +153,9 @@ fn to_float(value: Value, ty: SqlType) -> Result<Value, Rejected> {
     Ok(Value::Float(f64::from(narrow)))
 }
 
-fn to_decimal(value: Value, precision: u8, scale: u8) -> Result<Value, Rejected> {
+fn to_decimal(value: &Value, precision: u8, scale: u8) -> Result<Value, Rejected> {
     let ty = SqlType::Decimal { precision, scale };
-    let exact = match &value {
+    let exact = match value {
         Value::Int(n) => Some(Decimal::from_int(*n)),
         Value::Decimal(d) => Some(*d),
         Value::Float(f) => Decimal::from_f64(*f).or_else(|| tiny(*f)),
@@ -194,8 +194,8 @@ fn to_moment(value: Value, ty: SqlType) -> Result<Value, Rejected> {
         // A date or a time may be given as a whole timestamp.
         (Value::Text(text), SqlType::Date | SqlType::Time) => match Value::parse(text, SqlType::Timestamp) {
             Ok(moment) if Value::parse(text, ty).is_err() => to_moment(moment, ty),
-            _ => parse_text(value, ty),
+            _ => parse_text(&value, ty),
         },
-        _ => parse_text(value, ty),
+        _ => parse_text(&value, ty),
     }
 }

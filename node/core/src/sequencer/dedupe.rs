@@ -115,16 +115,14 @@ impl Dedupe {
         let crowded = self.clients.max(self.met) > DEDUPE_CLIENTS_MAX;
         let idle_ms = if crowded { IDLE_CROWDED_MS } else { IDLE_MS };
         let mut last: BTreeMap<ClientId, Timestamp> = BTreeMap::new();
-        let mut records = 0;
         let mut next = None;
-        for item in stored::clients_from(tree, self.cursor) {
+        for (records, item) in stored::clients_from(tree, self.cursor).enumerate() {
             let (client, done) = item?;
             // Only clients seen whole are judged.
             if records >= SWEEP_RECORDS && !last.contains_key(&client) {
                 next = Some(client);
                 break;
             }
-            records += 1;
             let newest = last.entry(client).or_default();
             *newest = done.timestamp.max(*newest);
         }

@@ -12,7 +12,7 @@ use super::tables::Table;
 use crate::error::Rejected;
 use crate::expr;
 use crate::keys;
-use crate::table::{IndexState, TableDef};
+use crate::table::{DefaultValue, IndexState, TableDef};
 
 /// Keys removed in one step at most. Their history goes by itself, when it is older than the horizon.
 const PURGE_KEYS_MAX: usize = 10_000;
@@ -38,7 +38,8 @@ impl Statement<'_> {
         Ok(())
     }
 
-    /// Writes the entries of these rows in the indexes that are being filled.
+    /// Writes the entries of these rows in the indexes that are being filled; numbers in a column that counts by itself
+    /// are taken note of, for a column that has not always done so.
     pub fn backfill(&mut self, table: &Table, rows: Vec<Vec<Value>>) -> Result<(), Stop> {
         let def = &*table.def;
         for key in rows {
@@ -53,6 +54,12 @@ impl Statement<'_> {
                     Some(payload) if payload == entry.payload => {}
                     Some(_) => return Err(duplicate(def, &index.name, &index.columns, &old.values).into()),
                     None => drop(self.effects.writes.insert(entry.key, Some(entry.payload))),
+                }
+            }
+            for (column, value) in def.columns.iter().zip(&old.values) {
+                if let (DefaultValue::Sequence, false, Value::Int(number)) = (&column.default, column.dropped, value) {
+                    self.numbers(def)?.used(*number);
+                    self.effects.keep_numbers = true;
                 }
             }
             self.effects.rows += 1;

@@ -194,7 +194,7 @@ impl<'a> Latest<'a> {
                 break;
             }
             let (key, _) = item?;
-            if !self.overlay.slots.get(&key).is_some_and(|slot| slot.index > self.overlay.applied) {
+            if self.overlay.slots.get(&key).is_none_or(|slot| slot.index <= self.overlay.applied) {
                 out.push(key);
             }
         }

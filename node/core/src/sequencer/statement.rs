@@ -64,6 +64,8 @@ pub(super) struct Effects {
     pub purged: Vec<Bytes>,
     /// Numbers given.
     pub numbers: BTreeMap<TableId, Numbers>,
+    /// They are to be remembered even if nothing is written.
+    pub keep_numbers: bool,
     /// Rows changed by the statement itself.
     pub rows: u64,
     /// Its rows, if they were asked for.
@@ -261,7 +263,7 @@ impl<'a> Statement<'a> {
     }
 
     /// The numbers of a table, as this statement leaves them.
-    fn numbers(&mut self, def: &TableDef) -> Result<&mut Numbers, Stop> {
+    pub fn numbers(&mut self, def: &TableDef) -> Result<&mut Numbers, Stop> {
         use std::collections::btree_map::Entry;
         match self.effects.numbers.entry(def.id) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),

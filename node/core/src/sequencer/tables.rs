@@ -2,6 +2,7 @@
 //!
 //! Invariant: always as of the last staged fence, in flight or applied.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use quorate_shared::ids::{Index, IndexId, SchemaVersion, TableId};
 use quorate_shared::value::Value;
 
 use crate::error::Rejected;
+use crate::expr;
 use crate::keys;
 use crate::table::{ColumnPos, FkAction, ForeignKeyDef, IndexState, TableDef};
 
@@ -40,7 +42,11 @@ impl ForeignKey {
             }
             values.push((value, parent.columns.get(usize::from(column))?.ty));
         }
-        let cast = |(value, ty): (&Value, _)| crate::expr::coerce(value.clone(), ty, "").ok();
+        // A value that changes when it becomes one of the parent's type is none of the parent's.
+        let cast = |(value, ty): (&Value, _)| {
+            let cast = expr::coerce(value.clone(), ty, "").ok()?;
+            expr::compare(value, &cast).is_some_and(Ordering::is_eq).then_some(cast)
+        };
         let values: Option<Vec<Value>> = values.into_iter().map(cast).collect();
         Some(values.and_then(|v| keys::equal_range(parent, self.parent_index?, &v).ok()).map(|range| range.start))
     }
@@ -58,7 +64,7 @@ impl ForeignKey {
     /// Whether a child row refers to a parent row (as SQL compares them; NULL refers to nothing).
     pub fn refers(&self, child: &[Value], parent: &[Value]) -> bool {
         self.pairs.iter().all(|&(c, p)| match (child.get(usize::from(c)), parent.get(usize::from(p))) {
-            (Some(c), Some(p)) => crate::expr::compare(c, p).is_some_and(std::cmp::Ordering::is_eq),
+            (Some(c), Some(p)) => expr::compare(c, p).is_some_and(Ordering::is_eq),
             _ => false,
         })
     }

@@ -236,7 +236,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(table, rows, nothing)| Step::Insert { table, rows, nothing }),
         3 => (0..2usize, keys(), 0..3u16, -2..3i64)
             .prop_map(|(table, keys, column, by)| Step::Shift { table, keys, column, by }),
-        3 => (0..2usize, small.clone(), 0..3u16, maybe())
+        3 => (0..2usize, small, 0..3u16, maybe())
             .prop_map(|(table, key, column, to)| Step::Set { table, key, column, to }),
         3 => (0..2usize, keys()).prop_map(|(table, keys)| Step::Delete { table, keys }),
         2 => Just(Step::Seal),
