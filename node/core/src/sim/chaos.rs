@@ -198,8 +198,13 @@ impl Chaos {
     }
 }
 
+/// `SIM_SEED=7` runs one, `SIM_SEED=100..200` many.
 fn seeds() -> Vec<u64> {
     match std::env::vars().find(|(k, _)| k == "SIM_SEED") {
+        Some((_, range)) if range.contains("..") => {
+            let (from, to) = range.split_once("..").unwrap();
+            (from.parse().unwrap()..to.parse().unwrap()).collect()
+        }
         Some((_, seed)) => vec![seed.parse().unwrap()],
         None => (0..50).collect(),
     }
