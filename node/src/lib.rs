@@ -6,6 +6,7 @@ pub mod driver;
 pub mod forward;
 pub mod founding;
 pub mod housekeeping;
+pub mod ddl;
 pub mod metrics;
 pub mod node;
 pub mod peers;

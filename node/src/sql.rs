@@ -18,6 +18,14 @@ pub mod session;
 pub mod settings;
 pub mod show;
 pub mod system;
+pub mod bind;
+pub mod coerce;
+pub mod fast;
+pub mod insert;
+pub mod reject;
+pub mod returning;
+pub mod select;
+pub mod update;
 pub mod write;
 
 use async_trait::async_trait;

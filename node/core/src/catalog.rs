@@ -94,6 +94,12 @@ pub struct Counters {
     pub job: u64,
 }
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self { database: 1, table: 1, job: 1 }
+    }
+}
+
 /// The decoded whole, as of `version`.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {

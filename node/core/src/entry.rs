@@ -324,7 +324,7 @@ pub(crate) fn encode_table(def: &TableDef) -> Vec<u8> {
 }
 
 /// A table's definition from its bytes.
-pub(crate) fn decode_table(bytes: &[u8]) -> Option<TableDef> {
+pub fn decode_table(bytes: &[u8]) -> Option<TableDef> {
     let (&FORMAT, rest) = bytes.split_first()? else { return None };
     postcard::from_bytes(rest).ok()
 }

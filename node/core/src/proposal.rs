@@ -148,6 +148,13 @@ pub enum Op {
         /// The new value; `None` deletes it.
         value: Option<Bytes>,
     },
+    /// DDL: the table's numbers start again at 1, beside the fence that empties it.
+    Restart {
+        /// The table.
+        table: TableId,
+        /// Nothing happens unless the shard has this version before the statement (a repeated step).
+        expect: SchemaVersion,
+    },
 }
 
 /// What became of a proposal.

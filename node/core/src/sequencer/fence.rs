@@ -7,6 +7,7 @@ use quorate_shared::ids::{IndexId, SchemaVersion, TableId};
 use quorate_shared::value::Value;
 
 use super::constraints::duplicate;
+use super::sequence::Numbers;
 use super::statement::{Statement, Stop, row_key};
 use super::tables::Table;
 use crate::error::Rejected;
@@ -36,6 +37,15 @@ impl Statement<'_> {
         }
         self.effects.fences.push((table, def.map(|def| *def)));
         Ok(())
+    }
+
+    /// Numbers start again at 1, unless the fence beside it has come into force before.
+    pub fn restart(&mut self, table: TableId, expect: SchemaVersion) {
+        let (current, changed_at) = self.tables.version(table);
+        self.latest.depend(changed_at);
+        if current == Some(expect) {
+            self.effects.numbers.insert(table, Numbers::restarted());
+        }
     }
 
     /// Writes the entries of these rows in the indexes that are being filled; numbers in a column that counts by itself

@@ -23,6 +23,11 @@ impl Numbers {
         Self { next: Some(granted), granted, unsaved: false }
     }
 
+    /// From 1 again, to be written.
+    pub fn restarted() -> Self {
+        Self { unsaved: true, ..Self::stored(None) }
+    }
+
     /// The next number; `None` if there is none left.
     pub fn next(&mut self) -> Option<i64> {
         let number = self.next?;

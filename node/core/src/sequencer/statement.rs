@@ -154,6 +154,10 @@ impl<'a> Statement<'a> {
             Op::Validate { table, keys, constraint } => self.validate(self.table(table)?, keys, &constraint),
             Op::Purge { storage, limit } => self.purge(storage, limit),
             Op::Put { key, expect, value } => self.put(key, expect.as_ref(), value),
+            Op::Restart { table, expect } => {
+                self.restart(table, expect);
+                Ok(())
+            }
         }
     }
 
@@ -238,12 +242,18 @@ impl<'a> Statement<'a> {
             return Err(Rejected::StaleCatalog { table: def.id, current: Some(def.version) }.into());
         }
         let mut row = Vec::with_capacity(cells.len());
+        // A hidden row id and a SERIAL column of one row share their number, so that the visible ones stay dense.
+        let mut given = None;
         for (cell, column) in cells.into_iter().zip(&def.columns) {
             let value = match cell {
                 _ if column.dropped => Value::Null,
                 Cell::Value(value) => expr::coerce(value, column.ty, &column.name)?,
                 Cell::Next => {
-                    let number = self.numbers(def)?.next().ok_or_else(|| no_more_numbers(def))?;
+                    let number = match given {
+                        Some(number) => number,
+                        None => self.numbers(def)?.next().ok_or_else(|| no_more_numbers(def))?,
+                    };
+                    given = Some(number);
                     if !column.hidden {
                         self.effects.last_id = Some(number);
                     }
