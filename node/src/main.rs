@@ -60,6 +60,9 @@ struct StartArgs {
     /// Listen beyond this machine although there is no authentication yet.
     #[arg(long)]
     insecure: bool,
+    /// Stop, as on SIGTERM, when standard input ends: whoever started this node holds it, and takes it along.
+    #[arg(long)]
+    until_stdin_closes: bool,
     /// What to log: error, warn, info, debug, trace, or a filter.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -148,6 +151,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if args.until_stdin_closes {
+        stop_with_stdin();
+    }
     let ended = runtime.block_on(node::run(config));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match ended {
@@ -157,6 +163,18 @@ fn main() -> ExitCode {
             eprintln!("quorated: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Turns the end of standard input into SIGTERM, on a thread that does nothing else.
+fn stop_with_stdin() {
+    let watch = std::thread::Builder::new().name("stdin".into()).spawn(|| {
+        // What arrives does not matter, nor how it ends.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    });
+    if let Err(error) = watch {
+        tracing::warn!(%error, "cannot watch standard input; this node ends only by a signal");
     }
 }
 
