@@ -91,7 +91,7 @@ impl Dedupe {
         };
         Ok(match window.done.get(&(write.seq % DEDUPE_WINDOW)) {
             Some(done) if done.seq == write.seq => Ok(Some(*done)),
-            _ if write.seq + DEDUPE_WINDOW <= window.highest => {
+            _ if write.seq.saturating_add(DEDUPE_WINDOW) <= window.highest => {
                 Err(Rejected::Unknown("the write is older than what is remembered of this client".into()))
             }
             _ => Ok(None),

@@ -58,6 +58,14 @@ enum Step {
         table: usize,
         keys: Vec<i64>,
     },
+    /// Rows for `child`, each in place of all that are in its way.
+    Replace {
+        rows: Vec<Row>,
+    },
+    /// Rows for `child`; for an `id` that is there, `parent = excluded.parent, n = n + excluded.n`.
+    Upsert {
+        rows: Vec<Row>,
+    },
     Seal,
     Apply,
     Restart,
@@ -108,6 +116,29 @@ impl Model {
                             next.orphan(*key, None, on_delete);
                         }
                     }
+                }
+            }
+            Step::Replace { rows: new } => {
+                for row in new {
+                    let id = row[0].ok_or(())?;
+                    let pair = |r: &Row| r[1].zip(r[2]);
+                    next.tables[CHILD].retain(|k, r| *k != id && (pair(r).is_none() || pair(r) != pair(row)));
+                    next.tables[CHILD].insert(id, *row);
+                    rows += 1;
+                }
+            }
+            Step::Upsert { rows: new } => {
+                let mut touched = Vec::new();
+                for row in new {
+                    let id = row[0].ok_or(())?;
+                    if touched.contains(&id) {
+                        return Err(());
+                    }
+                    touched.push(id);
+                    let n = |old: &Row| old[2].zip(row[2]).map(|(a, b)| a + b);
+                    let now = next.tables[CHILD].get(&id).map_or(*row, |old| [Some(id), row[1], n(old)]);
+                    next.tables[CHILD].insert(id, now);
+                    rows += 1;
                 }
             }
             Step::Seal | Step::Apply | Step::Restart => {}
@@ -185,11 +216,15 @@ impl Model {
 
 fn ops(defs: &[TableDef; 2], step: &Step) -> Vec<Op> {
     let value = |v: &Option<i64>| v.map_or(Value::Null, Value::Int);
+    let insert = |table: usize, rows: &[Row], on_conflict| Op::Insert {
+        table: defs[table].id,
+        rows: rows.iter().map(|row| row.iter().map(|v| Cell::Value(value(v))).collect()).collect(),
+        on_conflict,
+    };
     match step {
         Step::Insert { table, rows, nothing } => {
-            let rows = rows.iter().map(|row| row.iter().map(|v| Cell::Value(value(v))).collect()).collect();
             let on_conflict = if *nothing { OnConflict::Nothing(None) } else { OnConflict::Fail };
-            vec![Op::Insert { table: defs[*table].id, rows, on_conflict }]
+            vec![insert(*table, rows, on_conflict)]
         }
         Step::Shift { table, keys, column, by } => {
             let add = Expr::Binary(
@@ -222,6 +257,12 @@ fn ops(defs: &[TableDef; 2], step: &Step) -> Vec<Op> {
             };
             keys.iter().map(delete).collect()
         }
+        Step::Replace { rows } => vec![insert(CHILD, rows, OnConflict::Replace)],
+        Step::Upsert { rows } => {
+            let sum = Expr::Binary(crate::expr::BinaryOp::Add, Box::new(Expr::Column(2)), Box::new(Expr::Excluded(2)));
+            let set = vec![(1, Expr::Excluded(1)), (2, sum)];
+            vec![insert(CHILD, rows, OnConflict::Update { target: Some(vec![0]), set, filter: None })]
+        }
         Step::Seal | Step::Apply | Step::Restart => vec![],
     }
 }
@@ -231,8 +272,11 @@ fn step() -> impl Strategy<Value = Step> {
     let maybe = || prop::option::weighted(0.85, 0..8i64);
     let keys = || prop::collection::vec(0..8i64, 1..5);
     let row = (small.clone(), maybe(), maybe()).prop_map(|(id, a, b)| [Some(id), a, b]);
+    let rows = || prop::collection::vec(row.clone(), 1..4);
     prop_oneof![
-        6 => (0..2usize, prop::collection::vec(row, 1..4), any::<bool>())
+        2 => rows().prop_map(|rows| Step::Replace { rows }),
+        2 => rows().prop_map(|rows| Step::Upsert { rows }),
+        6 => (0..2usize, rows(), any::<bool>())
             .prop_map(|(table, rows, nothing)| Step::Insert { table, rows, nothing }),
         3 => (0..2usize, keys(), 0..3u16, -2..3i64)
             .prop_map(|(table, keys, column, by)| Step::Shift { table, keys, column, by }),
