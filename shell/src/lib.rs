@@ -12,6 +12,7 @@ pub mod demo;
 pub mod exit;
 pub mod output;
 pub mod render;
+pub mod repl;
 pub mod script;
 pub mod session;
 pub mod start;

@@ -19,7 +19,7 @@ use crate::render::error::{Paint, plain_error};
 use crate::script;
 use crate::session::{Display, Session, client_config, colors};
 use crate::tui::run as tui;
-use crate::{bench, demo};
+use crate::{bench, demo, repl};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -90,7 +90,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
             };
             ended(Box::pin(demo::run(demo)).await, paint)
         }
-        None => sql(args, options, paint).await.code(),
+        None => sql(args, options, paint).await,
     }
 }
 
@@ -118,7 +118,7 @@ fn measure(options: &Options, args: &BenchArgs) -> bench::Options {
 }
 
 /// Statements: from the command line, a pipe, or a person.
-async fn sql(args: &Args, options: Options, paint: Paint) -> Exit {
+async fn sql(args: &Args, options: Options, paint: Paint) -> u8 {
     let interactive = args.inputs.is_empty() && io::stdin().is_terminal();
     let inputs = if args.inputs.is_empty() { vec![Input::File("-".into())] } else { args.inputs.clone() };
     let from_file = inputs.iter().any(|i| matches!(i, Input::File(_)));
@@ -139,7 +139,7 @@ async fn sql(args: &Args, options: Options, paint: Paint) -> Exit {
                 _ => Exit::Failed,
             };
             eprint!("{}", plain_error(&error.into_wire(), paint));
-            return exit;
+            return exit.code();
         }
     };
     if let Some(path) = &args.output {
@@ -148,9 +148,12 @@ async fn sql(args: &Args, options: Options, paint: Paint) -> Exit {
             Err(e) => {
                 let error = WireError::new(Code::Invalid, format!("cannot write {}: {e}", path.display()));
                 eprint!("{}", plain_error(&error, paint));
-                return Exit::Usage;
+                return Exit::Usage.code();
             }
         }
     }
-    script::run_inputs(&mut session, &inputs, args.keep_going).await
+    if interactive {
+        return repl::run(&mut session).await;
+    }
+    script::run_inputs(&mut session, &inputs, args.keep_going).await.code()
 }

@@ -3,6 +3,7 @@
 mod script;
 mod server;
 mod status;
+mod terminal;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
