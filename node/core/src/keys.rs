@@ -402,11 +402,8 @@ pub fn index_columns(def: &TableDef, index: IndexId) -> Result<&[ColumnPos], Rej
     if index == IndexId::PRIMARY {
         return Ok(&def.primary_key);
     }
-    def.indexes
-        .iter()
-        .find(|i| i.id == index)
-        .map(|i| &i.columns[..])
-        .ok_or_else(|| Rejected::StaleCatalog { table: def.id, current: Some(def.version) })
+    let found = def.indexes.iter().find(|i| i.id == index);
+    found.map(|i| &i.columns[..]).ok_or(Rejected::StaleCatalog { table: def.id, current: Some(def.version) })
 }
 
 /// The history key of a version of a catalog or data key: newer versions sort first.

@@ -115,7 +115,7 @@ impl SegmentLog {
     /// With segments of another size, for tests.
     pub fn open_with(dir: &Path, segment_bytes: u64) -> Result<(Self, Arc<SegmentReader>, OpenReport), Fatal> {
         let doing = || format!("open the log in {}", dir.display());
-        fs::create_dir_all(dir).map_err(|e| Fatal::new(doing(), e))?;
+        make_dir(dir).map_err(|e| Fatal::new(doing(), e))?;
         remove_unfinished(dir)?;
         let mut index = LogIndex::default();
         let mut files = segment_files(dir)?;
@@ -416,6 +416,18 @@ fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:010}.{EXTENSION}"))
+}
+
+/// Makes the directory, and its name durable.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    match dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// A segment that was being made when the process ended was never used.

@@ -6,6 +6,11 @@ use crate::engine::mirror::MirrorEngine;
 
 const CACHE: u64 = 8 << 20;
 
+/// In memory where the system has that: these tests are about bytes, and a sync of a busy disk takes long.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn batch(writes: &[(&[u8], Option<Vec<u8>>)]) -> Batch {
     let writes = writes.iter().map(|(k, v)| (Bytes::copy_from_slice(k), v.clone().map(Bytes::from)));
     Batch { writes: writes.collect() }
@@ -35,7 +40,7 @@ fn golden_values() {
 
 #[test]
 fn large_values_overflow_and_leave_nothing_behind() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let big = |n: usize| Some((0..n).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
     {
         let engine = SledEngine::open(dir.path(), CACHE).unwrap();
@@ -61,7 +66,7 @@ fn large_values_overflow_and_leave_nothing_behind() {
 
 #[test]
 fn a_value_that_was_changed_underneath_is_an_error_and_stops_the_engine() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let engine = SledEngine::open(dir.path(), CACHE).unwrap();
     let tree = engine.tree("t").unwrap();
     tree.write(batch(&[(b"a", Some(vec![1; 100])), (b"b", Some(vec![2; 9000]))])).unwrap();
@@ -75,7 +80,7 @@ fn a_value_that_was_changed_underneath_is_an_error_and_stops_the_engine() {
 
 #[test]
 fn a_value_that_lacks_its_chunks_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let engine = SledEngine::open(dir.path(), CACHE).unwrap();
     let tree = engine.tree("t").unwrap();
     tree.write(batch(&[(b"b", Some(vec![2; 9000]))])).unwrap();
@@ -85,7 +90,7 @@ fn a_value_that_lacks_its_chunks_is_an_error() {
 
 #[test]
 fn readers_are_never_torn_by_a_writer_of_large_values() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let engine = SledEngine::open(dir.path(), CACHE).unwrap();
     let tree = engine.tree("t").unwrap();
     let write = |n: u8| tree.write(batch(&[(b"a", Some(vec![n; 10_000 + usize::from(n)]))])).unwrap();
@@ -150,7 +155,7 @@ proptest! {
     /// sled and memory give the same answers; the mirror compares each one.
     #[test]
     fn agrees_with_memory(steps in prop::collection::vec(step(), 1..40)) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let memory = Arc::new(MemoryEngine::new());
         let open = || MirrorEngine::new(Arc::new(SledEngine::open(dir.path(), CACHE).unwrap()), memory.clone());
         let mut engine = open();

@@ -118,7 +118,7 @@ pub fn inspect(
         };
         found.end = end as u64;
         let rest = &bytes[end..];
-        let Some(used) = rest.iter().rposition(|&b| b != 0) else { continue };
+        let Some(used) = last_used(rest) else { continue };
         let next = files.get(i + 1).and_then(|(_, next)| first_lsn(next));
         // A later segment that continues right here proves that nothing of value is in these bytes.
         if next == Some(found.next_lsn) {
@@ -159,6 +159,20 @@ fn read_records(
         found.bytes += raw.bytes() as u64;
     }
     Ok(at)
+}
+
+/// Position of the last byte that is not zero.
+fn last_used(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    // A page at a time: most of a fresh segment is unused.
+    let mut end = bytes.len();
+    for page in bytes.rchunks(ZEROS.len()) {
+        if page != &ZEROS[..page.len()] {
+            return page.iter().rposition(|&b| b != 0).map(|at| end - page.len() + at);
+        }
+        end -= page.len();
+    }
+    None
 }
 
 /// Whether a valid record is in `rest` whose write group began behind `lsn`: what is at `lsn` had been durable then.

@@ -12,6 +12,11 @@ const S1: ShardId = ShardId::DATA;
 const R: ReplicaId = ReplicaId::new(1);
 const SMALL: u64 = 8 << 10;
 
+/// In memory where the system has that: these tests are about bytes, and a sync of a busy disk takes long.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn base(shard: ShardId) -> LogRecord {
     LogRecord::Base(BaseRecord {
         shard,
@@ -60,7 +65,7 @@ fn reads(dir: &Path) -> (Arc<SegmentReader>, OpenReport) {
 
 #[test]
 fn comes_back_after_a_sync_over_several_segments() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (mut log, reader, report) = open(dir.path());
     assert_eq!((report.segments, reader.bounds(S1)), (0, None));
     log.append(R, S1, &[base(S1), hard(1, 0), entries(1..30, 1, 1000)]).unwrap();
@@ -92,7 +97,7 @@ fn comes_back_after_a_sync_over_several_segments() {
 
 #[test]
 fn what_was_not_synced_may_be_gone_the_rest_is_there() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (mut log, _, _) = open(dir.path());
     log.append(R, S1, &[base(S1), entries(1..3, 1, 10)]).unwrap();
     log.sync().unwrap();
@@ -107,7 +112,7 @@ fn what_was_not_synced_may_be_gone_the_rest_is_there() {
 
 #[test]
 fn a_replica_without_base_or_with_gaps_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (mut log, ..) = open(dir.path());
     assert!(log.append(R, S1, &[entries(1..2, 1, 1)]).is_err());
     assert!(log.append(R, S1, &[base(S1)]).is_err(), "refuses everything after an error");
@@ -142,7 +147,7 @@ fn three_groups(dir: &Path) -> (Vec<u8>, Vec<usize>) {
 
 #[test]
 fn a_tail_cut_at_any_byte_is_torn_and_cut() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (bytes, at) = three_groups(dir.path());
     let path = segment_path(dir.path(), 1);
     for cut in at[1]..at[5] {
@@ -177,7 +182,7 @@ fn a_tail_cut_at_any_byte_is_torn_and_cut() {
 
 #[test]
 fn a_flipped_bit_in_the_middle_is_damage_and_nothing_is_cut() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (bytes, at) = three_groups(dir.path());
     let path = segment_path(dir.path(), 1);
     for byte in 0..at[4] {
@@ -203,10 +208,10 @@ fn a_flipped_bit_in_the_middle_is_damage_and_nothing_is_cut() {
 
 #[test]
 fn an_interrupted_group_whose_end_reached_the_disk_is_torn() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (bytes, at) = three_groups(dir.path());
     // Group C never happened; of group B only the second record came through.
-    let mut torn = bytes.clone();
+    let mut torn = bytes;
     torn[at[4]..].fill(0);
     torn[at[2]..at[3]].fill(0);
     fs::write(segment_path(dir.path(), 1), &torn).unwrap();
@@ -223,7 +228,7 @@ fn an_interrupted_group_whose_end_reached_the_disk_is_torn() {
 #[test]
 fn missing_and_damaged_segments() {
     let full = || {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let (mut log, ..) = open(dir.path());
         log.append(R, S1, &[base(S1), entries(1..30, 1, 1000)]).unwrap();
         log.sync().unwrap();
@@ -263,7 +268,7 @@ fn missing_and_damaged_segments() {
 
 #[test]
 fn a_newer_format_is_refused_by_name_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     drop(open(dir.path()));
     let path = segment_path(dir.path(), 1);
     let mut bytes = fs::read(&path).unwrap();
@@ -278,7 +283,7 @@ fn a_newer_format_is_refused_by_name_and_left_alone() {
 
 #[test]
 fn a_record_that_rots_under_a_reader_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let (bytes, at) = three_groups(dir.path());
     let (_, reader, _) = open(dir.path());
     let mut bad = bytes;
@@ -314,7 +319,7 @@ proptest! {
     /// The log on disk and the one in memory say the same, also after reopening.
     #[test]
     fn agrees_with_the_log_in_memory(steps in prop::collection::vec(step(), 1..40)) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = directory();
         let (mut log, mut reader, _) = open(dir.path());
         let (mut model, known) = MemoryLog::new();
         let mut term = 1;
