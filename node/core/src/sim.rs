@@ -5,10 +5,11 @@
 //! doubles, delays and cuts. After every event the invariants are checked: one leader per term, committed entries never
 //! change, equal index means equal chain.
 //!
-//! Left out for now: shipping, DDL, a disk that tears or flips, an engine that comes back older than its log.
+//! Left out for now: DDL, a disk that tears or flips, an engine that comes back older than its log.
 
 mod chaos;
 pub(crate) mod disk;
+mod reader;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -316,8 +317,18 @@ impl World {
 
     /// The newest value applied at a node.
     pub fn get(&self, id: u64, name: &str) -> Option<String> {
-        let newest = mvcc::newest(&*self.nodes[&id].tree, &key(name)).unwrap()?;
-        newest.row.map(|row| String::from_utf8_lossy(&row).into_owned())
+        value(&*self.nodes[&id].tree, name)
+    }
+
+    /// A node's log.
+    pub fn log(&self, id: u64) -> Arc<Disk> {
+        Arc::clone(&self.nodes[&id].disk)
+    }
+
+    /// A replica has applied this: it must be what the voters have there.
+    pub fn check_chain(&self, index: Index, chain: Hash) {
+        let known = self.chains.get(&index);
+        assert!(known.is_none_or(|c| *c == chain), "seed {}: the replica has another chain at {index}", self.seed);
     }
 
     /// The node that leads and evaluates proposals, of the highest term.
@@ -481,6 +492,12 @@ impl World {
             self.schedule(self.now + delay, to, Event::Deliver { from, message: message.clone() });
         }
     }
+}
+
+/// The newest value of a name in a tree.
+pub fn value(tree: &dyn Tree, name: &str) -> Option<String> {
+    let newest = mvcc::newest(tree, &key(name)).unwrap()?;
+    newest.row.map(|row| String::from_utf8_lossy(&row).into_owned())
 }
 
 /// An answer in one word or two.

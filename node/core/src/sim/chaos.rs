@@ -2,13 +2,15 @@
 //! with write ids, retry and follow the leader as the client library does.
 //!
 //! Shown: no acknowledged write is lost or executed twice (each needs its key not to exist), a read sees every write
-//! acknowledged before it, after the faults everything converges and serves, and a seed always runs the same way.
+//! acknowledged before it, a log-shipped replica has what the voters have, after the faults everything converges and
+//! serves, and a seed always runs the same way.
 
 use std::collections::BTreeMap;
 
 use quorate_shared::ids::Index;
 
-use super::{Rng, Weather, World, put};
+use super::reader::Reader;
+use super::{Rng, Weather, World, base, put, value};
 use crate::error::Rejected;
 use crate::shard::Ticket;
 
@@ -30,6 +32,7 @@ struct Chaos {
     world: World,
     rng: Rng,
     clients: Vec<Client>,
+    reader: Option<Reader>,
     acked: BTreeMap<(u8, u64), Index>,
     highest: Index,
     reads: usize,
@@ -50,6 +53,7 @@ impl Chaos {
         Chaos {
             world: World::new(seed, voters, weather),
             rng,
+            reader: Some(Reader::new(base(voters))),
             clients: (1..=CLIENTS).map(client).collect(),
             acked: BTreeMap::new(),
             highest: Index::new(0),
@@ -136,6 +140,28 @@ impl Chaos {
         }
     }
 
+    /// The replica pulls, from one server until something breaks.
+    fn read_on(&mut self) {
+        let Some(mut reader) = self.reader.take() else { return };
+        if self.rng.chance(300) {
+            let ids = self.world.ids();
+            let server = ids[usize::try_from(self.rng.next()).unwrap() % ids.len()];
+            reader.pull(&self.world, server);
+        }
+        if self.rng.chance(200) {
+            reader.sync();
+        }
+        let (index, chain) = reader.applied();
+        self.world.check_chain(index, chain);
+        if self.rng.chance(5) {
+            reader.disconnect();
+        }
+        if self.rng.chance(2) {
+            reader = reader.restart(&mut self.rng);
+        }
+        self.reader = Some(reader);
+    }
+
     fn restart_one(&mut self) {
         if let Some(down) = self.world.ids().into_iter().find(|id| !self.world.is_up(*id)) {
             if self.rng.chance(300) {
@@ -149,6 +175,7 @@ impl Chaos {
         while self.world.now < FAULTS_MS {
             self.world.run_for(1);
             (0..self.clients.len()).for_each(|c| self.client_step(c));
+            self.read_on();
             if self.rng.chance(5) {
                 self.fault();
             }
@@ -159,6 +186,7 @@ impl Chaos {
         while self.world.now < until {
             self.world.run_for(1);
             (0..self.clients.len()).for_each(|c| self.client_step(c));
+            self.read_on();
         }
         assert!(self.acked.len() > before + 40, "no progress after the faults: {before} then {}", self.acked.len());
         self.converge();
@@ -182,10 +210,20 @@ impl Chaos {
     }
 
     fn converge(&mut self) {
-        self.world.run_for(3_500);
+        for _ in 0..3_500 {
+            self.world.run_for(1);
+            self.read_on();
+        }
         let views: Vec<_> = self.world.ids().into_iter().map(|id| self.world.view(id).unwrap()).collect();
         assert!(views.iter().all(|v| v.applied == views[0].applied), "not all are equal: {views:?}");
+        let reader = self.reader.as_ref().unwrap();
+        assert_eq!(reader.applied().0, views[0].applied, "the replica has not everything");
         for (&(client, seq), index) in &self.acked {
+            assert_eq!(
+                value(&*reader.tree, &name(client, seq)).as_deref(),
+                Some("x"),
+                "the replica lacks {client}/{seq}"
+            );
             for id in self.world.ids() {
                 let value = self.world.get(id, &name(client, seq));
                 assert_eq!(value.as_deref(), Some("x"), "n{id} has lost {client}/{seq}, acknowledged at {index}");

@@ -81,6 +81,12 @@ enum Command {
     Unstall {
         id: Id,
     },
+    DiskLow {
+        id: Id,
+    },
+    DiskOk {
+        id: Id,
+    },
     Transfer {
         id: Id,
         #[arg(key, optional)]
@@ -232,6 +238,8 @@ impl goldenscript::Runner for Script {
             Command::Heal => self.world().heal(),
             Command::Stall { id } => self.world().stall(id.0, true),
             Command::Unstall { id } => self.world().stall(id.0, false),
+            Command::DiskLow { id } => self.world().input(id.0, Input::DiskLow(true)),
+            Command::DiskOk { id } => self.world().input(id.0, Input::DiskLow(false)),
             Command::Transfer { id, to } => {
                 let to = to.map(|to| ReplicaId::new(to.0));
                 self.world().input(id.0, Input::Transfer { to });
