@@ -4,6 +4,7 @@ pub mod access;
 pub mod convert;
 pub mod dispatch;
 pub mod errors;
+pub mod execute;
 pub mod explain;
 pub mod functions;
 pub mod local;

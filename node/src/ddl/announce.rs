@@ -134,7 +134,7 @@ pub async fn announce(
         let notices = std::mem::take(&mut edit.notices);
         let (ops, job) = finish(edit, &catalog, ctx.options.write);
         let proposal = Proposal { write: ctx.options.write, ops, ..Proposal::default() };
-        match ctx.router.propose(ShardId::META, proposal, deadline).await {
+        match ctx.propose(ShardId::META, proposal).await {
             Ok(result) => {
                 let version = CatalogVersion::new(result.index.get());
                 ctx.router.catalog_at_least(version, deadline).await.map_err(|_| pending())?;

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use quorate_shared::error::WireError;
+use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::ShardId;
 use quorate_shared::value::Value;
-use quorate_shared::wire::{Column, Done, Notice};
+use quorate_shared::wire::{Column, Done, Notice, ReadLevel};
 use sqlparser::ast::{self, Statement};
 
 use super::parse::Parsed;
 use super::plan;
 use super::session::{Prepared, PreparedInfo, Run};
 use super::settings::{SetOutcome, Settings};
-use super::{Sink, explain, show};
+use super::{Sink, execute, explain, show};
 
 /// Runs a statement.
 ///
@@ -19,6 +20,12 @@ use super::{Sink, explain, show};
 /// Whatever refuses or fails it.
 pub async fn run(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result<Done, WireError> {
     let parsed = &*prepared.parsed;
+    if let Some(done) = execute::fast(run, prepared, sink).await? {
+        return Ok(done);
+    }
+    if let Some(done) = execute::write(run, parsed, sink).await? {
+        return Ok(done);
+    }
     match &parsed.statement {
         Statement::Query(query) => match query.body.as_ref() {
             // WITH … INSERT/UPDATE/DELETE.
@@ -42,21 +49,35 @@ pub async fn run(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result<
 /// What the planner refuses.
 pub async fn prepare(run: &Run, parsed: Arc<Parsed>, statement: u32) -> Result<(Prepared, PreparedInfo), WireError> {
     let unknown = vec![None; parsed.params];
+    let fast = execute::FastSlot::default();
+    let prepared = Prepared { parsed: Arc::clone(&parsed), query: None, fast };
+    let planned = match execute::fast_plan(run, &prepared) {
+        // A table created a moment ago on another node: ask again with the catalog as it is in the cluster.
+        Err(e) if e.code == Code::NotFound && run.read_level != ReadLevel::Local => {
+            run.router.read(ShardId::META, &run.read_level, run.deadline).await?;
+            execute::fast_plan(run, &prepared)?
+        }
+        other => other?,
+    };
+    if let Some(plan) = planned {
+        let (params, columns) = (plan.params().to_vec(), plan.columns().to_vec());
+        return Ok((prepared, PreparedInfo { statement, params, columns, writes: !plan.is_read() }));
+    }
     if let Statement::Query(query) = &parsed.statement {
         let (query, params) = plan::prepare_query(run, &parsed, query).await?;
         let info = PreparedInfo { statement, params, columns: query.columns().to_vec(), writes: false };
-        return Ok((Prepared { parsed, query: Some(query) }, info));
+        return Ok((Prepared { parsed, query: Some(query), fast: prepared.fast }, info));
     }
     let writes = writes(&parsed.statement);
-    Ok((Prepared { parsed, query: None }, PreparedInfo { statement, params: unknown, columns: Vec::new(), writes }))
+    Ok((prepared, PreparedInfo { statement, params: unknown, columns: Vec::new(), writes }))
 }
 
 /// What EXPLAIN says of a statement that takes the fast path.
 ///
 /// # Errors
 /// What is wrong with the statement in any case.
-pub fn fast_line(_run: &Run, _parsed: &Parsed, _statement: &Statement) -> Result<Option<String>, WireError> {
-    Ok(None)
+pub fn fast_line(run: &Run, parsed: &Parsed, statement: &Statement) -> Result<Option<String>, WireError> {
+    execute::describe(run, parsed, statement)
 }
 
 /// Whether a statement changes anything stored.

@@ -177,7 +177,7 @@ impl FastPlan {
             };
             let returning = plan.returning(statement, ctx, now)?;
             let proposal = ctx.proposal(&plan.table, op, Vec::new(), returning.is_some());
-            match ctx.router.propose(plan.table.shard, proposal, ctx.options.deadline).await {
+            match ctx.propose(plan.table.shard, proposal).await {
                 Ok(mut result) => {
                     if let Some(returning) = returning {
                         returning.send(std::mem::take(&mut result.returned), sink).await?;

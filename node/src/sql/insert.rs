@@ -83,7 +83,7 @@ pub(super) async fn attempt(
     let table = &plan.table;
     let op = Op::Insert { table: table.def.id, rows, on_conflict };
     let proposal = ctx.proposal(table, vec![op], reads, returning.is_some());
-    match ctx.router.propose(table.shard, proposal, ctx.options.deadline).await {
+    match ctx.propose(table.shard, proposal).await {
         Ok(mut result) => {
             if let Some(returning) = returning {
                 returning.send(std::mem::take(&mut result.returned), sink).await?;

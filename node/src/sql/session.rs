@@ -47,6 +47,8 @@ pub struct Prepared {
     pub parsed: Arc<Parsed>,
     /// What the planner made of it, if it is a query.
     pub query: Option<super::plan::PreparedQuery>,
+    /// Its fast path, if it has one.
+    pub fast: super::execute::FastSlot,
 }
 
 /// Everything one running statement needs.
@@ -103,6 +105,11 @@ impl Run {
         // An answer settles it; only while one is awaited is the outcome open.
         self.proposed.store(false, Ordering::Relaxed);
         outcome
+    }
+
+    /// Set while a proposal is on its way; see [`Run::propose`].
+    pub fn proposed(&self) -> &AtomicBool {
+        &self.proposed
     }
 
     /// The error of a statement whose waiting ends now.
@@ -230,7 +237,7 @@ impl SqlSession {
         sink: &mut dyn Sink,
     ) -> Result<Done, WireError> {
         let parsed = Arc::new(self.engine.parse(sql)?);
-        let prepared = Arc::new(Prepared { parsed, query: None });
+        let prepared = Arc::new(Prepared { parsed, query: None, fast: Default::default() });
         self.finish(prepared, params, options, cancel, sink).await
     }
 

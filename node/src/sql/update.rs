@@ -153,7 +153,7 @@ impl Change<'_> {
             let returning = self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
             let (ops, reads) = self.evaluate(ctx, &catalog, table).await?;
             let proposal = ctx.proposal(table, ops, reads, returning.is_some());
-            match ctx.router.propose(table.shard, proposal, ctx.options.deadline).await {
+            match ctx.propose(table.shard, proposal).await {
                 Ok(mut result) => {
                     if let Some(returning) = returning {
                         returning.send(std::mem::take(&mut result.returned), sink).await?;

@@ -7,6 +7,7 @@
 //! a retry gets the first answer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -41,6 +42,8 @@ pub struct WriteContext<'a> {
     pub queries: &'a dyn Queries,
     /// The spelling that a folded identifier had in the statement's text.
     pub spelled: &'a (dyn Fn(&str) -> String + Send + Sync),
+    /// Set while a proposal is on its way: a statement that is stopped then is `unknown`, not undone.
+    pub proposed: &'a AtomicBool,
 }
 
 /// How to write.
@@ -88,6 +91,17 @@ impl<'a> WriteContext<'a> {
     /// The same statement on the newest catalog.
     pub fn again(&self) -> WriteContext<'a> {
         WriteContext { catalog: self.router.catalog(), router: Arc::clone(&self.router), ..*self }
+    }
+
+    /// Proposes to a shard, and notes that something is on its way while it is.
+    ///
+    /// # Errors
+    /// As [`Router::propose`].
+    pub async fn propose(&self, shard: ShardId, proposal: Proposal) -> Result<WriteResult, ProposeError> {
+        self.proposed.store(true, Ordering::Relaxed);
+        let outcome = self.router.propose(shard, proposal, self.options.deadline).await;
+        self.proposed.store(false, Ordering::Relaxed);
+        outcome
     }
 
     /// A proposal of this statement.
