@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use quorate_shared::value::Value;
 
-use super::statement::{Change, OldRow, Statement, Stop, check_row, too_many_rows};
+use super::statement::{CHANGES_MAX, Change, OldRow, Statement, Stop, check_row, too_many_rows};
 use super::tables::{ForeignKey, Table};
 use crate::engine::KeyRange;
 use crate::error::Rejected;
@@ -17,9 +17,6 @@ use crate::expr;
 use crate::keys;
 use crate::row;
 use crate::table::{ColumnPos, FkAction, IndexDef, IndexState, TableDef};
-
-/// Rows a cascade may visit, the same one again included.
-const CASCADE_STEPS_MAX: usize = 400_000;
 
 impl<'a> Statement<'a> {
     /// Turns the changes into writes, or refuses the statement.
@@ -65,7 +62,7 @@ impl<'a> Statement<'a> {
                 let child = self.table(fk.child)?;
                 for row in self.children(fk, child, &before)? {
                     steps += 1;
-                    if steps > CASCADE_STEPS_MAX {
+                    if steps > 2 * CHANGES_MAX {
                         return Err(too_many_rows().into());
                     }
                     if let Some(changed) = self.follow(fk, child, row, after.as_deref(), &mut cascaded)? {

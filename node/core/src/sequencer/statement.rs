@@ -21,7 +21,7 @@ use crate::row::{self, RowError};
 use crate::table::{ColumnPos, DefaultValue, TableDef};
 
 /// Rows one statement may change, cascades included; what they take in an entry is limited as well.
-const CHANGES_MAX: usize = 200_000;
+pub(super) const CHANGES_MAX: usize = 200_000;
 
 /// Why an evaluation ended early.
 #[derive(Debug)]
@@ -549,8 +549,8 @@ pub(super) fn row_key(def: &TableDef, key: Vec<Value>) -> Result<Bytes, Rejected
 }
 
 pub(super) fn too_many_rows() -> Rejected {
-    let limit = quorate_shared::limits::ENTRY_BYTES_MAX as u64;
-    Rejected::TooLarge { bytes: limit + 1, limit }
+    let message = format!("the statement changes more than {CHANGES_MAX} rows, those its foreign keys change included");
+    expr::value_error("54000", message)
 }
 
 fn no_more_numbers(def: &TableDef) -> Rejected {
