@@ -137,6 +137,8 @@ pub enum Failure {
     Log,
     /// The log's disk is full.
     DiskFull,
+    /// The engine's disk is full; it is rebuilt when there is room.
+    EngineFull,
     /// The node has to begin again, in place.
     Restart,
     /// The engine; it is rebuilt at the next start.

@@ -135,7 +135,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         Stop::Failed(what, why) => {
             tracing::error!(?what, %why, "a fault stops this node");
             Err(match what {
-                Failure::Restart | Failure::DiskFull => NodeError::Restart(why.clone()),
+                Failure::Restart | Failure::DiskFull | Failure::EngineFull => NodeError::Restart(why.clone()),
                 _ => NodeError::Failed(why.clone()),
             })
         }
@@ -153,7 +153,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     parts.peers.detach();
     if let Some(running) = running.take() {
         let engine_fault = match stop {
-            Stop::Failed(Failure::Engine, why) => Some(why),
+            Stop::Failed(Failure::Engine | Failure::EngineFull, why) => Some(why),
             _ => None,
         };
         let close = move || running.close(engine_fault);
@@ -171,10 +171,10 @@ async fn wait_failure(failed: &mut mpsc::UnboundedReceiver<(Failure, String)>, p
     loop {
         match failed.recv().await {
             Some((Failure::Shard(shard), why)) => tracing::error!(%shard, %why, "a replica has stopped"),
-            Some((Failure::DiskFull, why)) => {
+            Some((what @ (Failure::DiskFull | Failure::EngineFull), why)) => {
                 tracing::error!(%why, "DiskFull: this node takes no part until there is room; local reads go on");
                 wait_room(parts).await;
-                return (Failure::DiskFull, "there is room on the disk again".into());
+                return (what, "there is room on the disk again".into());
             }
             Some(failure) => return failure,
             None => std::future::pending().await,

@@ -61,9 +61,13 @@ impl Applier {
 
     fn fail(&self, fatal: &Fatal) {
         let why = fatal.to_string();
-        self.shared.views.values().for_each(|view| view.set_unreadable());
+        let full = super::writer::is_full(fatal);
+        if !full {
+            self.shared.views.values().for_each(|view| view.set_unreadable());
+        }
         self.shared.inbox.push(Event::Stop(None, why.clone()));
-        self.shared.outgoing.failed(Failure::Engine, &why);
+        let what = if full { Failure::EngineFull } else { Failure::Engine };
+        self.shared.outgoing.failed(what, &why);
     }
 
     /// Removes versions that nobody may read any more, a few at a time, while there is nothing else to do.

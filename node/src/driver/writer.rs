@@ -82,7 +82,7 @@ impl Writer {
     }
 }
 
-/// Whether an error means that there is no room.
+/// Whether an error means that there is no room. The engine's library wraps the system's error: its text decides then.
 pub(crate) fn is_full(fatal: &Fatal) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*fatal.cause);
     while let Some(error) = cause {
@@ -91,5 +91,6 @@ pub(crate) fn is_full(fatal: &Fatal) -> bool {
         }
         cause = error.source();
     }
-    false
+    let text = format!("{:?}", fatal.cause);
+    text.contains("StorageFull") || text.contains("No space left")
 }

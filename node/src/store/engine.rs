@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_core::catalog::Catalog;
 use quorate_core::engine::Engine;
-use quorate_core::engine::memory::MemoryEngine;
+use quorate_core::engine::sled::SledEngine;
 use quorate_core::error::Fatal;
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{Log, LogBounds, LogReader};
@@ -312,8 +312,8 @@ impl Plan<'_> {
 
     fn try_look(&self, trust: Option<&Trust>) -> Result<Look, Fatal> {
         let path = self.dir.join("engine");
-        let _ = path;
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+        let cache = self.config.cache_bytes;
+        let engine: Arc<dyn Engine> = Arc::new(guarded(|| SledEngine::open(&path, cache))?);
         let mut machines = Vec::new();
         for shard in SHARDS {
             let tree = guarded(|| engine.tree(&format!("{shard}-{}", self.replica)))?;
@@ -345,6 +345,11 @@ impl Plan<'_> {
             fs::remove_dir_all(&to).map_err(io_error("remove", &to))?;
         }
         fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
+        // Kept for whoever wants to look at it, where there is room for two.
+        let room = super::free_bytes(self.dir).unwrap_or(0);
+        if room < super::used_bytes(&to).saturating_add(self.config.disk_reserve_bytes) {
+            fs::remove_dir_all(&to).map_err(io_error("remove", &to))?;
+        }
         super::sync_directory(self.dir)
     }
 

@@ -1,0 +1,288 @@
+//! A cluster of real `quorated` processes on free loopback ports, started, killed, wiped and asked one by one.
+//!
+//! Nothing waits for a time: everything waits for a condition, with a limit.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+/// How long anything may take on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `condition` gives something.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        match condition() {
+            Ok(value) => return value,
+            Err(why) if Instant::now() > end => panic!("{what}: not within {LIMIT:?}: {why}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// One node: where it is and, while it runs, its process.
+pub struct TestNode {
+    pub id: u64,
+    pub port: u16,
+    pub http: u16,
+    pub data: PathBuf,
+    pub log: PathBuf,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl TestNode {
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "n{} runs already", self.id);
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_quorated"))
+            .args(&self.args)
+            .env_remove("QUORATED_CONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub fn terminate(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = eventually("SIGTERM ends a node", || match child.try_wait().unwrap() {
+            Some(status) => Ok(status),
+            None => Err("still running".into()),
+        });
+        status.code()
+    }
+
+    /// The exit code of a node that ends by itself.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().unwrap();
+        let status = eventually("the node ends", || child.try_wait().unwrap().ok_or_else(|| "still running".into()));
+        self.child = None;
+        status.code()
+    }
+
+    pub fn wipe(&self) {
+        assert!(self.child.is_none());
+        std::fs::remove_dir_all(&self.data).unwrap();
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// GET over HTTP: status code and body.
+    pub fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| e.to_string())?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        let code = text.split(' ').nth(1).and_then(|c| c.parse().ok()).ok_or("no status line")?;
+        let body = text.split_once("\r\n\r\n").map(|(_, b)| b.to_owned()).unwrap_or_default();
+        Ok((code, body))
+    }
+
+    pub fn status(&self) -> Result<Json, String> {
+        let (_, body) = self.get("/status")?;
+        // The body may be chunked; the JSON is between the outermost braces.
+        let (start, end) = (body.find('{').ok_or("no JSON")?, body.rfind('}').ok_or("no JSON")?);
+        serde_json::from_str(&body[start..=end]).map_err(|e| e.to_string())
+    }
+
+    pub fn healthy(&self) -> Result<(), String> {
+        match self.get("/health")? {
+            (200, _) => Ok(()),
+            (_, body) => Err(body),
+        }
+    }
+}
+
+/// Voters, and replicas of them.
+pub struct TestCluster {
+    pub nodes: BTreeMap<u64, TestNode>,
+    dir: tempfile::TempDir,
+}
+
+impl TestCluster {
+    /// `voters` voters and `replicas` replicas, none started. Voters are numbered from 1, replicas after them.
+    pub fn new(voters: u64, replicas: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ports: BTreeMap<u64, (u16, u16)> =
+            (1..=voters + replicas).map(|id| (id, (free_port(), free_port()))).collect();
+        let peers: Vec<String> = (1..=voters).map(|id| format!("{id}=127.0.0.1:{}", ports[&id].0)).collect();
+        let of: Vec<String> = (1..=voters).map(|id| format!("127.0.0.1:{}", ports[&id].0)).collect();
+        let nodes = ports
+            .iter()
+            .map(|(id, (port, http))| {
+                let data = dir.path().join(format!("n{id}"));
+                let mut args: Vec<String> =
+                    ["start", "--log", "info", "--disk-reserve-mb", "16"].map(String::from).into();
+                args.extend(["--id".into(), id.to_string(), "--data".into(), data.display().to_string()]);
+                args.extend(["--listen".into(), format!("127.0.0.1:{port}")]);
+                args.extend(["--http".into(), format!("127.0.0.1:{http}")]);
+                args.extend(match *id <= voters {
+                    true => ["--peers".into(), peers.join(",")],
+                    false => ["--replica-of".into(), of.join(",")],
+                });
+                let log = dir.path().join(format!("n{id}.log"));
+                (*id, TestNode { id: *id, port: *port, http: *http, data, log, args, child: None })
+            })
+            .collect();
+        Self { nodes, dir }
+    }
+
+    /// Starts all and waits until every node is healthy and they agree on a master.
+    pub fn started(voters: u64, replicas: u64) -> Self {
+        let mut cluster = Self::new(voters, replicas);
+        cluster.start_all();
+        cluster.wait_ready();
+        cluster
+    }
+
+    pub fn start_all(&mut self) {
+        self.nodes.values_mut().for_each(TestNode::start);
+    }
+
+    pub fn node(&mut self, id: u64) -> &mut TestNode {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    pub fn wait_ready(&self) {
+        for node in self.nodes.values().filter(|n| n.child.is_some()) {
+            eventually(&format!("n{} serves", node.id), || node.healthy());
+        }
+        self.master();
+    }
+
+    /// The id of the master, once a running node knows one that runs.
+    pub fn master(&self) -> u64 {
+        eventually("there is a master", || {
+            for node in self.nodes.values().filter(|n| n.child.is_some()) {
+                let status = node.status()?;
+                let master = status["master"].as_str().and_then(|m| m.strip_prefix('n')?.parse().ok());
+                if let Some(master) = master.filter(|id| self.nodes[id].child.is_some()) {
+                    return Ok(master);
+                }
+            }
+            Err("no running node knows a running master".into())
+        })
+    }
+
+    #[allow(dead_code)]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.kill();
+            if std::thread::panicking() {
+                let text = node.log_text();
+                let tail: Vec<&str> = text.lines().rev().take(40).collect();
+                eprintln!("--- n{}", node.id);
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}
+
+/// A client on its own small runtime, for tests that read like a script.
+pub struct Sql {
+    runtime: tokio::runtime::Runtime,
+    client: quorate_shared::client::Client,
+}
+
+impl Sql {
+    /// Connects to these nodes, in this order.
+    pub fn connect(nodes: &[&TestNode], policy: quorate_shared::client::Policy) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let hosts: Vec<_> = nodes.iter().map(|n| quorate_shared::url::Address::new("127.0.0.1", n.port)).collect();
+        let client = eventually("a session opens", || {
+            let mut config = quorate_shared::client::ClientConfig::new(hosts.clone());
+            config.policy = policy;
+            config.deadline = Duration::from_secs(20);
+            runtime.block_on(quorate_shared::client::Client::connect(config)).map_err(|e| e.to_string())
+        });
+        Self { runtime, client }
+    }
+
+    /// Follows the leader wherever it goes.
+    pub fn anywhere(cluster: &TestCluster) -> Self {
+        let voters: Vec<&TestNode> = cluster.nodes.values().filter(|n| n.is_voter()).collect();
+        Self::connect(&voters, quorate_shared::client::Policy::Follow)
+    }
+
+    /// Stays on one node.
+    pub fn on(node: &TestNode) -> Self {
+        Self::connect(&[node], quorate_shared::client::Policy::Stay)
+    }
+
+    pub fn run(&mut self, sql: &str) -> Result<quorate_shared::client::ResultSet, quorate_shared::client::ClientError> {
+        self.runtime.block_on(self.client.run(sql, Vec::new()))
+    }
+
+    /// Runs what must work.
+    pub fn must(&mut self, sql: &str) -> Vec<Vec<String>> {
+        let result = self.run(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        result.rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
+    }
+
+    /// One number out of what must work.
+    pub fn number(&mut self, sql: &str) -> i64 {
+        let rows = self.must(sql);
+        rows[0][0].parse().unwrap_or_else(|_| panic!("{sql}: {rows:?}"))
+    }
+}
+
+impl TestNode {
+    pub fn is_voter(&self) -> bool {
+        self.args.iter().any(|a| a == "--peers")
+    }
+
+    /// What this node itself has applied of `s1`, compared with the leader's commit index.
+    pub fn caught_up(&self, asked: &TestNode) -> Result<(), String> {
+        let status = asked.status()?;
+        let name = format!("n{}", self.id);
+        let shards = status["shards"].as_array().ok_or("no shards")?;
+        for shard in shards {
+            let members = shard["members"].as_array().ok_or("no members")?;
+            let member =
+                members.iter().find(|m| m["node"] == name.as_str()).ok_or(format!("{name} is no member yet"))?;
+            if member["lag_entries"] != 0 {
+                return Err(format!("{} of {name}: {member}", shard["id"]));
+            }
+        }
+        Ok(())
+    }
+}
