@@ -33,7 +33,9 @@ use crate::reporting::NodeReports;
 use crate::router::Router;
 use crate::serve::http::{self, Shown};
 use crate::serve::tcp::Door;
+use crate::sessions::SqlSessions;
 use crate::shipping::{ProgressOut, Puller, Server};
+use crate::sql::plan::{EngineOptions, SqlEngine};
 use crate::store::engine::{Opened, Store};
 use crate::store::{Directory, StoreError};
 
@@ -108,7 +110,8 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
 
     let router: Arc<dyn Router> = Arc::new(NodeRouter(parts.forwarder.clone()));
     let (stop_doors, doors) = (CancellationToken::new(), TaskTracker::new());
-    open_doors(&parts, &router, listener, http, &stop_doors, &doors);
+    let engine = SqlEngine::new(&EngineOptions::default()).map_err(|e| NodeError::Failed(e.to_string()))?;
+    open_doors(&parts, &router, engine, listener, http, &stop_doors, &doors);
 
     let forming = form(&parts, &mut directory, &voters);
     let running = tokio::select! {
@@ -250,6 +253,7 @@ fn assemble(
 fn open_doors(
     parts: &Parts,
     router: &Arc<dyn Router>,
+    engine: Arc<SqlEngine>,
     listener: TcpListener,
     http: Option<TcpListener>,
     stop: &CancellationToken,
@@ -262,7 +266,7 @@ fn open_doors(
         Box::pin(async move { admin.picture(&*reports, forwarder.known()).await })
     }));
     let meters = Arc::new(Meters::default());
-    let sessions: Arc<dyn crate::serve::Sessions> = Arc::new(NoSql);
+    let sessions = Arc::new(SqlSessions::new(router.clone(), engine));
     let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone());
     doors.spawn(door.serve(listener, stop.clone()));
     if let Some(listener) = http {
@@ -367,8 +371,8 @@ impl Running {
     /// Stops the threads, flushes the engine and marks it clean.
     fn close(self, engine_fault: Option<String>) {
         self.driver.stop();
-        let applied = self.driver.views().map(|v| (v.shard, v.applied())).collect();
-        self.closing.close(applied, engine_fault);
+        let applied: Vec<_> = self.driver.views().map(|v| (v.shard, v.applied())).collect();
+        self.closing.close(&applied, engine_fault.as_deref());
     }
 }
 
@@ -417,7 +421,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         parts.tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = background(router) => {}
+                () = crate::ddl::run_jobs(router) => {}
             }
         });
     }
@@ -589,24 +593,5 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
-    }
-}
-
-async fn background(_router: Arc<dyn Router>) {
-    std::future::pending().await
-}
-
-struct NoSql;
-
-impl crate::serve::Sessions for NoSql {
-    fn open(
-        &self,
-        _: quorate_shared::ids::SessionId,
-        _: &quorate_shared::wire::ClientHello,
-    ) -> Result<Box<dyn crate::serve::Statements>, quorate_shared::error::WireError> {
-        Err(quorate_shared::error::WireError::unsupported("SQL"))
-    }
-    fn schema(&self) -> quorate_shared::wire::SchemaInfo {
-        quorate_shared::wire::SchemaInfo::default()
     }
 }

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use quorate_core::catalog::Catalog;
 use quorate_core::engine::Engine;
-use quorate_core::engine::sled::SledEngine;
+use quorate_core::engine::sled::{SledEngine, trust};
 use quorate_core::error::Fatal;
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{Log, LogBounds, LogReader};
@@ -24,7 +25,6 @@ use quorate_core::ship::{chain_at, follow::Follower};
 use quorate_shared::ids::{CatalogVersion, Index, NodeId, ReplicaId, ShardId};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::status::NodeKind;
-use serde::{Deserialize, Serialize};
 
 use super::{Directory, StoreError, io_error, replace_file};
 use crate::config::Config;
@@ -34,39 +34,24 @@ use crate::founding::{SHARDS, write_bases};
 use crate::node::NodeError;
 use crate::peers::message::Founding;
 
-const TRUST: &str = "engine.trust";
+const CHECKPOINT: &str = "engine.checkpoint";
 const DIVERGED: &str = "diverged";
 /// A rebuild says how far it is every so many entries.
 const PROGRESS_ENTRIES: u64 = 100_000;
 
-/// `engine.trust`: when the engine may be believed.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-struct Trust {
-    /// The kernel's boot id when the engine was opened.
-    boot: String,
-    /// It was closed cleanly since.
-    clean: bool,
-    /// How far each shard was at the last checkpoint.
-    applied: BTreeMap<String, u64>,
-    /// An error was found in it.
-    fault: Option<String>,
+/// `engine.checkpoint`: how far each shard was when the engine was last flushed. One that is behind it is damaged.
+type Checkpoint = BTreeMap<String, u64>;
+
+fn read_checkpoint(dir: &Path) -> Checkpoint {
+    // None, or one that cannot be read, promises nothing.
+    fs::read_to_string(dir.join(CHECKPOINT)).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default()
 }
 
-impl Trust {
-    fn read(dir: &Path) -> Option<Self> {
-        serde_json::from_str(&fs::read_to_string(dir.join(TRUST)).ok()?).ok()
-    }
-
-    fn write(&self, dir: &Path) -> Result<(), StoreError> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| StoreError::Damaged { path: dir.join(TRUST), why: e.to_string() })?;
-        replace_file(dir, TRUST, text.as_bytes())
-    }
-}
-
-fn boot_id() -> String {
-    // Without one every restart counts as another boot: slower, never wrong.
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+fn write_checkpoint(dir: &Path, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
+    let checkpoint: Checkpoint = applied.iter().map(|(shard, index)| (shard.to_string(), index.get())).collect();
+    let doing = "record the engine's checkpoint";
+    let text = serde_json::to_string(&checkpoint).map_err(|e| Fatal::new(doing, e))?;
+    replace_file(dir, CHECKPOINT, text.as_bytes()).map_err(|e| Fatal::new(doing, e))
 }
 
 /// What opening came to.
@@ -100,36 +85,36 @@ pub struct Opened {
 /// The engine, for whoever checkpoints and closes it.
 pub struct EngineHandle {
     dir: PathBuf,
-    engine: Arc<dyn Engine>,
-    trust: Mutex<Trust>,
+    boot: String,
+    /// Taken when it is closed.
+    engine: RwLock<Option<SledEngine>>,
+    distrusted: AtomicBool,
 }
 
 impl EngineHandle {
     /// Makes what is applied durable and records how far that is.
     pub fn checkpoint(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
-        guarded(|| self.engine.flush())?;
-        self.record(applied, false)
-    }
-
-    fn record(&self, applied: &[(ShardId, Index)], clean: bool) -> Result<(), Fatal> {
-        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
-        trust.applied = applied.iter().map(|(shard, index)| (shard.to_string(), index.get())).collect();
-        trust.clean = clean;
-        trust.write(&self.dir).map_err(|e| Fatal::new("record the engine's checkpoint", e))
+        if let Some(engine) = &*self.engine.read().unwrap_or_else(PoisonError::into_inner) {
+            engine.flush()?;
+            write_checkpoint(&self.dir, applied)?;
+        }
+        Ok(())
     }
 
     /// An error was found in the engine: the next start rebuilds it.
     pub fn distrust(&self, why: &str) {
-        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
-        trust.fault = Some(why.to_owned());
-        if let Err(error) = trust.write(&self.dir) {
+        self.distrusted.store(true, Ordering::SeqCst);
+        if let Err(error) = trust::distrust(&self.dir, &self.boot, why) {
             tracing::error!(%error, "cannot record that the engine is not to be trusted");
         }
     }
 
-    /// Bytes of the engine on disk.
-    pub fn size_bytes(&self) -> u64 {
-        self.engine.size_bytes()
+    fn close(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
+        let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        let (Some(engine), false) = (engine, self.distrusted.load(Ordering::SeqCst)) else { return Ok(()) };
+        engine.flush()?;
+        write_checkpoint(&self.dir, applied)?;
+        trust::close(&self.dir, &self.boot, engine)
     }
 }
 
@@ -143,13 +128,11 @@ impl Closing {
     }
 
     /// Flushes and marks a clean close, unless the engine has failed.
-    pub fn close(self, applied: Vec<(ShardId, Index)>, failed: Option<String>) {
-        if let Some(why) = failed {
-            self.0.distrust(&why);
-            return;
+    pub fn close(self, applied: &[(ShardId, Index)], fault: Option<&str>) {
+        if let Some(why) = fault {
+            self.0.distrust(why);
         }
-        let closed = guarded(|| self.0.engine.flush()).and_then(|()| self.0.record(&applied, true));
-        if let Err(error) = closed {
+        if let Err(error) = self.0.close(applied) {
             tracing::error!(%error, "the engine was not closed cleanly; it is checked at the next start");
         }
     }
@@ -166,9 +149,13 @@ pub fn begin(directory: &mut Directory, founding: &Founding, replica: ReplicaId)
 pub fn restart(directory: &Directory, replica: ReplicaId) -> Result<(), NodeError> {
     let Some(founding) = directory.founding().cloned() else { return Ok(()) };
     fresh_log(directory, &founding, replica, "lost")?;
-    let marker = directory.path().join(DIVERGED);
-    match fs::remove_file(&marker) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &marker)(e).into()),
+    remove_file(&directory.path().join(DIVERGED))?;
+    Ok(())
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         _ => Ok(()),
     }
 }
@@ -176,6 +163,9 @@ pub fn restart(directory: &Directory, replica: ReplicaId) -> Result<(), NodeErro
 fn fresh_log(directory: &Directory, founding: &Founding, replica: ReplicaId, why: &str) -> Result<(), NodeError> {
     directory.set_aside("log", why)?;
     directory.set_aside("engine", why)?;
+    for file in ["engine.trust", CHECKPOINT] {
+        remove_file(&directory.path().join(file))?;
+    }
     let (mut log, _, _) = SegmentLog::open(&directory.path().join("log"))?;
     write_bases(founding, replica, &mut log)?;
     super::sync_directory(directory.path())?;
@@ -234,7 +224,7 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
 
 /// What came of looking into an engine.
 enum Look {
-    Good(Arc<dyn Engine>, Vec<Machine>),
+    Good(trust::Opened, Vec<Machine>),
     /// It is not to be believed, and why.
     Bad(String),
     /// It has applied what the log does not have.
@@ -243,28 +233,26 @@ enum Look {
 
 impl Plan<'_> {
     fn open(self, log: Box<dyn Log>) -> Result<Store, NodeError> {
-        let trust = Trust::read(self.dir);
-        let unclean = trust.as_ref().is_some_and(|t| !t.clean);
-        let existed = self.dir.join("engine").exists();
-        let look = match existed.then(|| self.suspicion(trust.as_ref())).flatten() {
-            Some(why) => Look::Bad(why),
-            None => self.look(trust.as_ref()),
-        };
-        let (engine, mut machines, rebuilt) = match look {
-            Look::Good(engine, machines) => (engine, machines, None),
+        let boot = trust::boot_id()?;
+        let (opened, mut machines, rebuilt) = match self.look(&boot, &read_checkpoint(self.dir)) {
+            Look::Good(opened, machines) => {
+                let rebuilt = opened.rebuilt.clone();
+                (opened, machines, rebuilt)
+            }
             Look::Ahead(why) => return Ok(Store::Lost(why)),
             Look::Bad(why) => {
-                tracing::warn!(%why, "the engine is rebuilt from the log");
-                self.set_aside()?;
-                match self.look(None) {
-                    Look::Good(engine, machines) => (engine, machines, Some(why)),
+                trust::distrust(self.dir, &boot, &why)?;
+                match self.look(&boot, &Checkpoint::new()) {
+                    Look::Good(opened, machines) => (opened, machines, Some(why)),
                     Look::Bad(why) | Look::Ahead(why) => return Err(NodeError::Failed(why)),
                 }
             }
         };
-        let trust = Trust { boot: boot_id(), clean: false, ..Trust::default() };
-        trust.write(self.dir)?;
-        let scrubs = match unclean && rebuilt.is_none() {
+        if let Some(why) = &rebuilt {
+            tracing::warn!(%why, "EngineRebuilt: the engine is rebuilt from the log");
+            self.make_room()?;
+        }
+        let scrubs = match opened.unclean && rebuilt.is_none() {
             true => machines.iter().zip(SHARDS).map(|(machine, shard)| (shard, machine.scrub())).collect(),
             false => Vec::new(),
         };
@@ -277,46 +265,27 @@ impl Plan<'_> {
         for (machine, shard) in machines.into_iter().zip(SHARDS) {
             shards.push(self.shard(machine, shard, clock)?);
         }
-        let handle = EngineHandle { dir: self.dir.to_owned(), engine, trust: Mutex::new(trust) };
-        let closing = Closing(Arc::new(handle));
-        Ok(Store::Opened(Box::new(Opened {
-            clock,
-            shards,
-            log,
-            reader: self.reader,
-            catalog,
-            closing,
-            rebuilt,
-            scrubs,
-        })))
+        let closing = Closing(Arc::new(EngineHandle {
+            dir: self.dir.to_owned(),
+            boot,
+            engine: RwLock::new(Some(opened.engine)),
+            distrusted: AtomicBool::new(false),
+        }));
+        Ok(Store::Opened(Box::new(Opened { clock, shards, log, reader: self.reader, catalog, closing, rebuilt, scrubs })))
     }
 
-    /// Why an engine is not even opened.
-    fn suspicion(&self, trust: Option<&Trust>) -> Option<String> {
-        match trust {
-            None => Some("nothing says under which boot it was written".into()),
-            Some(Trust { fault: Some(fault), .. }) => Some(fault.clone()),
-            Some(trust) if !trust.clean && trust.boot != boot_id() => {
-                Some("the machine was restarted without a clean close".into())
-            }
-            Some(_) => None,
-        }
-    }
-
-    fn look(&self, trust: Option<&Trust>) -> Look {
-        match self.try_look(trust) {
+    fn look(&self, boot: &str, checkpoint: &Checkpoint) -> Look {
+        match self.try_look(boot, checkpoint) {
             Ok(look) => look,
             Err(fatal) => Look::Bad(fatal.to_string()),
         }
     }
 
-    fn try_look(&self, trust: Option<&Trust>) -> Result<Look, Fatal> {
-        let path = self.dir.join("engine");
-        let cache = self.config.cache_bytes;
-        let engine: Arc<dyn Engine> = Arc::new(guarded(|| SledEngine::open(&path, cache))?);
+    fn try_look(&self, boot: &str, checkpoint: &Checkpoint) -> Result<Look, Fatal> {
+        let opened = guarded(|| trust::open_trusted(self.dir, boot, self.config.cache_bytes))?;
         let mut machines = Vec::new();
         for shard in SHARDS {
-            let tree = guarded(|| engine.tree(&format!("{shard}-{}", self.replica)))?;
+            let tree = opened.engine.tree(&format!("{shard}-{}", self.replica))?;
             let bounds = &self.bounds[&shard];
             let machine = guarded(|| Machine::open(tree, &bounds.base))?;
             let (index, chain) = (machine.state().index, machine.state().chain);
@@ -324,33 +293,29 @@ impl Plan<'_> {
                 let last = bounds.last;
                 return Ok(Look::Ahead(format!("{shard} has applied entry {index}, but the log ends at {last}")));
             }
-            let checkpoint = trust.and_then(|t| t.applied.get(&shard.to_string())).copied().unwrap_or(0);
-            if index.get() < checkpoint {
-                return Ok(Look::Bad(format!("{shard} is at entry {index}, behind its checkpoint at {checkpoint}")));
+            let flushed = checkpoint.get(&shard.to_string()).copied().unwrap_or(0);
+            if index.get() < flushed && opened.rebuilt.is_none() {
+                return Ok(Look::Bad(format!("{shard} is at entry {index}, behind its checkpoint at {flushed}")));
             }
             if chain_at(&*self.reader, shard, index)?.is_some_and(|ours| ours != chain) {
                 return Ok(Look::Bad(format!("{shard} has another hash at entry {index} than the log")));
             }
             machines.push(machine);
         }
-        Ok(Look::Good(engine, machines))
+        Ok(Look::Good(opened, machines))
     }
 
-    fn set_aside(&self) -> Result<(), StoreError> {
-        let (from, to) = (self.dir.join("engine"), self.dir.join("engine.distrusted"));
-        if !from.exists() {
+    /// The old engine is kept for whoever wants to look at it, where there is room for two.
+    fn make_room(&self) -> Result<(), StoreError> {
+        let old = self.dir.join("engine.untrusted");
+        if !old.exists() {
             return Ok(());
         }
-        if to.exists() {
-            fs::remove_dir_all(&to).map_err(io_error("remove", &to))?;
-        }
-        fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
-        // Kept for whoever wants to look at it, where there is room for two.
         let room = super::free_bytes(self.dir).unwrap_or(0);
-        if room < super::used_bytes(&to).saturating_add(self.config.disk_reserve_bytes) {
-            fs::remove_dir_all(&to).map_err(io_error("remove", &to))?;
+        if room < super::used_bytes(&old).saturating_add(self.config.disk_reserve_bytes) {
+            fs::remove_dir_all(&old).map_err(io_error("remove", &old))?;
         }
-        super::sync_directory(self.dir)
+        Ok(())
     }
 
     /// Applies what the log knows to be committed.
