@@ -27,8 +27,8 @@ use crate::router::Router;
 use crate::sql::write::{self, WriteContext};
 use announce::{Edit, Stop, announce};
 pub use define::HIDDEN_ROW_ID;
-pub use job::run_jobs;
 use job::put;
+pub use job::run_jobs;
 
 /// Databases that nobody can create or drop: they are answered by the node itself.
 const RESERVED: [&str; 3] = [DATABASE_SYSTEM, "information_schema", "pg_catalog"];
@@ -144,7 +144,11 @@ async fn create_database(ctx: &WriteContext<'_>, name: &ObjectName, if_not_exist
 }
 
 /// Where a new table or view goes: its database, its folded name and its spelling.
-fn place(ctx: &WriteContext<'_>, catalog: &Catalog, name: &ObjectName) -> Result<(DatabaseId, String, String), WireError> {
+fn place(
+    ctx: &WriteContext<'_>,
+    catalog: &Catalog,
+    name: &ObjectName,
+) -> Result<(DatabaseId, String, String), WireError> {
     let (database, folded) = write::locate(catalog, ctx.database, name)?;
     if catalog.database_by_id(database).is_none() {
         return Err(WireError::sql("3D000", "the session's database does not exist")
@@ -169,8 +173,10 @@ async fn create_view(ctx: &WriteContext<'_>, create: &CreateView) -> Result<Done
         let zero = Ast::value(ast::Value::Number("0".into(), false));
         query.limit_clause = Some(LimitClause::LimitOffset { limit: Some(zero), offset: None, limit_by: Vec::new() });
     }
-    let point = ctx.router.read(quorate_shared::ids::ShardId::DATA, &ReadLevel::Linearizable, ctx.options.deadline).await?;
-    let selected = ctx.queries.select(&query, &[], &ctx.catalog, &point, quorate_shared::limits::ENTRY_BYTES_MAX).await?;
+    let point =
+        ctx.router.read(quorate_shared::ids::ShardId::DATA, &ReadLevel::Linearizable, ctx.options.deadline).await?;
+    let selected =
+        ctx.queries.select(&query, &[], &ctx.catalog, &point, quorate_shared::limits::ENTRY_BYTES_MAX).await?;
     if create.columns.len() > selected.columns.len() {
         return Err(WireError::sql("42601", "CREATE VIEW specifies more column names than columns"));
     }

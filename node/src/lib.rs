@@ -2,11 +2,11 @@
 
 pub mod admin;
 pub mod config;
+pub mod ddl;
 pub mod driver;
 pub mod forward;
 pub mod founding;
 pub mod housekeeping;
-pub mod ddl;
 pub mod metrics;
 pub mod node;
 pub mod peers;
@@ -14,6 +14,7 @@ pub mod report;
 pub mod reporting;
 pub mod router;
 pub mod serve;
+pub mod sessions;
 pub mod shipping;
 pub mod sql;
 pub mod store;

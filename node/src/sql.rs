@@ -1,31 +1,31 @@
 //! SQL: from text to results. DataFusion plans and runs queries; everything else is taken from the parsed statement.
 
 pub mod access;
+pub mod bind;
+pub mod coerce;
 pub mod convert;
 pub mod dispatch;
 pub mod errors;
 pub mod execute;
 pub mod explain;
+pub mod fast;
 pub mod functions;
+pub mod insert;
 pub mod local;
 pub mod names;
 pub mod parse;
 pub mod plan;
 pub mod provider;
 pub mod queries;
+pub mod reject;
+pub mod returning;
 pub mod rewrite;
 pub mod scan;
+pub mod select;
 pub mod session;
 pub mod settings;
 pub mod show;
 pub mod system;
-pub mod bind;
-pub mod coerce;
-pub mod fast;
-pub mod insert;
-pub mod reject;
-pub mod returning;
-pub mod select;
 pub mod update;
 pub mod write;
 

@@ -10,8 +10,8 @@ use quorate_shared::ids::IndexId;
 use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::Done;
 use sqlparser::ast::{
-    self, AlterColumnOperation, AlterIndexOperation, AlterTable, AlterTableOperation, ColumnOption, CreateIndex, DropBehavior,
-    Expr as Ast, Ident, ObjectName, RenameTable, RenameTableNameKind,
+    self, AlterColumnOperation, AlterIndexOperation, AlterTable, AlterTableOperation, ColumnOption, CreateIndex,
+    DropBehavior, Expr as Ast, Ident, ObjectName, RenameTable, RenameTableNameKind,
 };
 
 use super::announce::{Edit, Stop, announce};
@@ -72,7 +72,9 @@ pub async fn create_index(ctx: &WriteContext<'_>, create: &CreateIndex) -> Resul
         if let Some(using) = &create.using
             && !matches!(using, ast::IndexType::BTree | ast::IndexType::Hash)
         {
-            return Err(WireError::unsupported(format!("an index USING {using}")).hint("indexes are ordered trees").into());
+            return Err(WireError::unsupported(format!("an index USING {using}"))
+                .hint("indexes are ordered trees")
+                .into());
         }
         let columns = alteration.builder.key_columns(&create.columns, edit)?;
         let ident = create.name.as_ref().and_then(|n| n.0.last()).and_then(|p| p.as_ident());
@@ -94,14 +96,22 @@ pub async fn create_index(ctx: &WriteContext<'_>, create: &CreateIndex) -> Resul
 ///
 /// # Errors
 /// Unknown names.
-pub async fn alter_index(ctx: &WriteContext<'_>, name: &ObjectName, operation: &AlterIndexOperation) -> Result<Done, WireError> {
+pub async fn alter_index(
+    ctx: &WriteContext<'_>,
+    name: &ObjectName,
+    operation: &AlterIndexOperation,
+) -> Result<Done, WireError> {
     let AlterIndexOperation::RenameIndex { index_name } = operation;
     announce(ctx, "ALTER INDEX", |catalog, edit| {
         let Some((desc, old)) = find_index(ctx, catalog, name, None)? else {
             return Err(WireError::sql("42704", format!("index \"{name}\" does not exist")).into());
         };
         let mut alteration = Alteration::new(ctx, catalog, desc);
-        let new = index_name.0.last().and_then(|p| p.as_ident()).ok_or_else(|| WireError::sql("42601", "a name is missing"))?;
+        let new = index_name
+            .0
+            .last()
+            .and_then(|p| p.as_ident())
+            .ok_or_else(|| WireError::sql("42601", "a name is missing"))?;
         alteration.rename_constraint(&old, new)?;
         edit.work.what = format!("ALTER INDEX {old}");
         alteration.finish(edit);
@@ -152,12 +162,15 @@ impl<'a> Alteration<'a> {
         use AlterTableOperation as Op;
         match operation {
             Op::AddConstraint { constraint, not_valid: false } => self.builder.add_constraint(constraint, edit),
-            Op::AddConstraint { .. } => {
-                Err(WireError::unsupported("ADD CONSTRAINT ... NOT VALID").hint("existing rows are checked; leave NOT VALID out").into())
-            }
+            Op::AddConstraint { .. } => Err(WireError::unsupported("ADD CONSTRAINT ... NOT VALID")
+                .hint("existing rows are checked; leave NOT VALID out")
+                .into()),
             Op::AddColumn { if_not_exists, column_def, column_position, .. } => {
                 if *if_not_exists && find_column(&self.builder.def, &column_def.name.value).is_some() {
-                    edit.notice("AlreadyExists", format!("column \"{}\" exists already, skipping", column_def.name.value));
+                    edit.notice(
+                        "AlreadyExists",
+                        format!("column \"{}\" exists already, skipping", column_def.name.value),
+                    );
                     return Ok(());
                 }
                 if column_position.is_some() {
@@ -177,17 +190,25 @@ impl<'a> Alteration<'a> {
             Op::DropConstraint { if_exists, name, drop_behavior } => {
                 self.drop_constraint(&name.value, *if_exists, is_cascade(*drop_behavior), edit)
             }
-            Op::DropForeignKey { name, drop_behavior } => self.drop_constraint(&name.value, false, is_cascade(*drop_behavior), edit),
+            Op::DropForeignKey { name, drop_behavior } => {
+                self.drop_constraint(&name.value, false, is_cascade(*drop_behavior), edit)
+            }
             Op::DropPrimaryKey { .. } => self.drop_primary_key(),
             Op::DropIndex { name } => {
-                let exact = self.builder.def.indexes.iter().find(|i| same_name(&i.name, &name.value)).map(|i| i.name.clone());
-                let exact = exact.ok_or_else(|| WireError::sql("42704", format!("index \"{}\" does not exist", name.value)))?;
+                let exact =
+                    self.builder.def.indexes.iter().find(|i| same_name(&i.name, &name.value)).map(|i| i.name.clone());
+                let exact =
+                    exact.ok_or_else(|| WireError::sql("42704", format!("index \"{}\" does not exist", name.value)))?;
                 drop_index(self.catalog, &mut self.builder.def, &exact, false, true, edit)?;
                 edit.work.purge.push(self.desc.def.storage);
                 Ok(())
             }
-            Op::RenameColumn { old_column_name, new_column_name } => Ok(self.rename_column(&old_column_name.value, new_column_name)?),
-            Op::RenameTable { table_name: RenameTableNameKind::As(name) | RenameTableNameKind::To(name) } => self.rename_table(name),
+            Op::RenameColumn { old_column_name, new_column_name } => {
+                Ok(self.rename_column(&old_column_name.value, new_column_name)?)
+            }
+            Op::RenameTable { table_name: RenameTableNameKind::As(name) | RenameTableNameKind::To(name) } => {
+                self.rename_table(name)
+            }
             Op::RenameConstraint { old_name, new_name } => Ok(self.rename_constraint(&old_name.value, new_name)?),
             Op::AlterColumn { column_name, op } => Ok(self.alter_column(&column_name.value, op)?),
             Op::ModifyColumn { col_name, data_type, options, .. } => {
@@ -236,7 +257,8 @@ impl<'a> Alteration<'a> {
         if visible == 1 {
             return Err(WireError::sql("42P16", "a table needs at least one column").hint("use DROP TABLE").into());
         }
-        let indexes: Vec<String> = def.indexes.iter().filter(|i| i.columns.contains(&at)).map(|i| i.name.clone()).collect();
+        let indexes: Vec<String> =
+            def.indexes.iter().filter(|i| i.columns.contains(&at)).map(|i| i.name.clone()).collect();
         self.builder.def.foreign_keys.retain(|fk| !fk.columns.contains(&at));
         for index in indexes {
             drop_index(self.catalog, &mut self.builder.def, &index, cascade, true, edit)?;
@@ -278,7 +300,10 @@ impl<'a> Alteration<'a> {
                 edit.notice("NotThere", format!("constraint \"{name}\" does not exist, skipping"));
                 Ok(())
             }
-            None => Err(WireError::sql("42704", format!("constraint \"{name}\" of table \"{}\" does not exist", def.name)).into()),
+            None => {
+                Err(WireError::sql("42704", format!("constraint \"{name}\" of table \"{}\" does not exist", def.name))
+                    .into())
+            }
         }
     }
 
@@ -309,7 +334,10 @@ impl<'a> Alteration<'a> {
         if let Some((other, _)) = find_column(&self.builder.def, &name)
             && other != at
         {
-            return Err(WireError::sql("42701", format!("column \"{name}\" of table \"{}\" already exists", self.builder.def.name)));
+            return Err(WireError::sql(
+                "42701",
+                format!("column \"{name}\" of table \"{}\" already exists", self.builder.def.name),
+            ));
         }
         let folded = name.to_lowercase();
         for check in &mut self.builder.def.checks {
@@ -365,9 +393,12 @@ impl<'a> Alteration<'a> {
                 self.builder.def.columns[usize::from(at)].default = default;
             }
             AlterColumnOperation::DropDefault => self.builder.def.columns[usize::from(at)].default = DefaultValue::None,
-            AlterColumnOperation::SetDataType { data_type, using: None, .. } => self.set_type(at, sql_type(data_type)?)?,
+            AlterColumnOperation::SetDataType { data_type, using: None, .. } => {
+                self.set_type(at, sql_type(data_type)?)?
+            }
             AlterColumnOperation::SetDataType { .. } => {
-                return Err(WireError::unsupported("SET DATA TYPE ... USING").hint("add a column, UPDATE it, drop the old one, rename"));
+                return Err(WireError::unsupported("SET DATA TYPE ... USING")
+                    .hint("add a column, UPDATE it, drop the old one, rename"));
             }
             AlterColumnOperation::AddGenerated { .. } => {
                 self.set_not_null(at);
@@ -398,9 +429,11 @@ impl<'a> Alteration<'a> {
 
     fn set_sequence(&mut self, at: ColumnPos) -> Result<(), WireError> {
         let def = &mut self.builder.def;
-        let other = def.columns.iter().enumerate().any(|(n, c)| {
-            n != usize::from(at) && !c.dropped && !c.hidden && c.default == DefaultValue::Sequence
-        });
+        let other = def
+            .columns
+            .iter()
+            .enumerate()
+            .any(|(n, c)| n != usize::from(at) && !c.dropped && !c.hidden && c.default == DefaultValue::Sequence);
         if other {
             return Err(WireError::unsupported("a second column that counts by itself"));
         }
@@ -413,7 +446,13 @@ impl<'a> Alteration<'a> {
     }
 
     /// MySQL's MODIFY and CHANGE: the column is as described, nothing else.
-    fn modify_column(&mut self, name: &str, ty: &ast::DataType, options: &[ColumnOption], edit: &mut Edit) -> Result<(), WireError> {
+    fn modify_column(
+        &mut self,
+        name: &str,
+        ty: &ast::DataType,
+        options: &[ColumnOption],
+        edit: &mut Edit,
+    ) -> Result<(), WireError> {
         let at = self.builder.column(name)?;
         self.set_type(at, sql_type(ty)?)?;
         let (mut not_null, mut default, mut counts) = (false, DefaultValue::None, false);
@@ -421,12 +460,22 @@ impl<'a> Alteration<'a> {
             match option {
                 ColumnOption::NotNull => not_null = true,
                 ColumnOption::Null => {}
-                ColumnOption::Default(expr) => default = self.builder.default(&self.builder.def.columns[usize::from(at)], expr)?,
-                ColumnOption::DialectSpecific(tokens) if format!("{tokens:?}").to_uppercase().contains("AUTO_INCREMENT") => counts = true,
+                ColumnOption::Default(expr) => {
+                    default = self.builder.default(&self.builder.def.columns[usize::from(at)], expr)?
+                }
+                ColumnOption::DialectSpecific(tokens)
+                    if format!("{tokens:?}").to_uppercase().contains("AUTO_INCREMENT") =>
+                {
+                    counts = true
+                }
                 ColumnOption::Comment(_) | ColumnOption::CharacterSet(_) | ColumnOption::Collation(_) => {
                     edit.notice("OptionIgnored", format!("{option} is ignored"));
                 }
-                other => return Err(WireError::unsupported(format!("{other} in MODIFY or CHANGE")).hint("use ADD CONSTRAINT")),
+                other => {
+                    return Err(
+                        WireError::unsupported(format!("{other} in MODIFY or CHANGE")).hint("use ADD CONSTRAINT")
+                    );
+                }
             }
         }
         if counts {
@@ -453,7 +502,8 @@ impl<'a> Alteration<'a> {
             _ => None,
         };
         // Text is stored alike whatever its limit.
-        let stays = old == ty || (is_text(old) && is_text(ty) && room(ty).is_none_or(|new| room(old).is_some_and(|old| old <= new)));
+        let stays = old == ty
+            || (is_text(old) && is_text(ty) && room(ty).is_none_or(|new| room(old).is_some_and(|old| old <= new)));
         if stays {
             return Ok(());
         }
@@ -461,8 +511,10 @@ impl<'a> Alteration<'a> {
         let name = column.name.clone();
         self.new_storage = true;
         self.builder.not_empty.get_or_insert_with(|| {
-            WireError::unsupported(format!("changing \"{table}\".\"{name}\" from {old} to {ty} while the table has rows"))
-                .hint("add a column of the new type, UPDATE it, drop the old one, rename")
+            WireError::unsupported(format!(
+                "changing \"{table}\".\"{name}\" from {old} to {ty} while the table has rows"
+            ))
+            .hint("add a column of the new type, UPDATE it, drop the old one, rename")
         });
         if matches!(column.default, DefaultValue::Sql(_)) {
             crate::sql::insert::fill_of(column)?;
@@ -474,7 +526,10 @@ impl<'a> Alteration<'a> {
     fn replace_implied(&mut self, columns: &[ColumnPos]) {
         let def = &self.builder.def;
         let implied = def.indexes.iter().filter(|i| {
-            !i.unique && !i.constraint && columns.starts_with(&i.columns) && def.foreign_keys.iter().any(|fk| fk.name == i.name)
+            !i.unique
+                && !i.constraint
+                && columns.starts_with(&i.columns)
+                && def.foreign_keys.iter().any(|fk| fk.name == i.name)
         });
         // The new index itself is the last one.
         let last = def.next_index.get();
@@ -520,7 +575,12 @@ impl<'a> Alteration<'a> {
             rolled_back: TableDef { version: version_after(before, 3), next_index, ..before.clone() },
         });
         let fenced = TableDef { version: version_after(before, 1), ..builder.def };
-        edit.work.changes.push(Change { if_empty, not_empty: builder.not_empty, fill, ..fence_only(self.desc, Some(fenced)) });
+        edit.work.changes.push(Change {
+            if_empty,
+            not_empty: builder.not_empty,
+            fill,
+            ..fence_only(self.desc, Some(fenced))
+        });
     }
 }
 
@@ -558,13 +618,17 @@ pub(super) fn drop_index(
     let Some(at) = def.indexes.iter().position(|i| i.name == name) else { return Ok(()) };
     let index = &def.indexes[at];
     if index.constraint && !constraint_too {
-        return Err(WireError::sql("2BP01", format!("cannot drop index {name} because constraint {name} on table {} requires it", def.name))
-            .hint(format!("use ALTER TABLE {} DROP CONSTRAINT {name}", def.name))
-            .into());
+        return Err(WireError::sql(
+            "2BP01",
+            format!("cannot drop index {name} because constraint {name} on table {} requires it", def.name),
+        )
+        .hint(format!("use ALTER TABLE {} DROP CONSTRAINT {name}", def.name))
+        .into());
     }
     let columns = index.columns.clone();
     let same = |key: &[ColumnPos]| key.len() == columns.len() && key.iter().all(|c| columns.contains(c));
-    let other = same(&def.primary_key) || def.indexes.iter().enumerate().any(|(n, i)| n != at && i.unique && same(&i.columns));
+    let other =
+        same(&def.primary_key) || def.indexes.iter().enumerate().any(|(n, i)| n != at && i.unique && same(&i.columns));
     if index.unique && !other {
         if cascade {
             drop_references(catalog, def, &columns, edit)?;
@@ -574,12 +638,17 @@ pub(super) fn drop_index(
     }
     let needed = def.foreign_keys.iter().find(|fk| {
         let serves = |key: &[ColumnPos]| key.starts_with(&fk.columns);
-        serves(&columns) && !serves(&def.primary_key) && !def.indexes.iter().enumerate().any(|(n, i)| n != at && serves(&i.columns))
+        serves(&columns)
+            && !serves(&def.primary_key)
+            && !def.indexes.iter().enumerate().any(|(n, i)| n != at && serves(&i.columns))
     });
     if let Some(fk) = needed {
-        return Err(WireError::sql("2BP01", format!("cannot drop index {name}: needed in foreign key constraint \"{}\"", fk.name))
-            .hint("create another index that begins with its columns, or drop the foreign key first")
-            .into());
+        return Err(WireError::sql(
+            "2BP01",
+            format!("cannot drop index {name}: needed in foreign key constraint \"{}\"", fk.name),
+        )
+        .hint("create another index that begins with its columns, or drop the foreign key first")
+        .into());
     }
     def.indexes.remove(at);
     Ok(())
@@ -588,16 +657,25 @@ pub(super) fn drop_index(
 /// Foreign keys of other tables (or this one) to these columns.
 fn refuse_if_referenced(catalog: &Catalog, def: &TableDef, columns: &[ColumnPos]) -> Result<(), Stop> {
     let own = def.foreign_keys.iter().map(|fk| (fk, &def.name));
-    let others = catalog.tables.values().filter(|d| d.def.id != def.id).flat_map(|d| d.def.foreign_keys.iter().map(|fk| (fk, &d.def.name)));
+    let others = catalog
+        .tables
+        .values()
+        .filter(|d| d.def.id != def.id)
+        .flat_map(|d| d.def.foreign_keys.iter().map(|fk| (fk, &d.def.name)));
     let refers = own.chain(others).find(|(fk, _)| {
-        fk.parent == def.id && fk.parent_columns.len() == columns.len() && fk.parent_columns.iter().all(|c| columns.contains(c))
+        fk.parent == def.id
+            && fk.parent_columns.len() == columns.len()
+            && fk.parent_columns.iter().all(|c| columns.contains(c))
     });
     match refers {
         None => Ok(()),
-        Some((fk, table)) => Err(WireError::sql("2BP01", format!("cannot drop the key of table {} because other objects depend on it", def.name))
-            .detail(format!("constraint {} on table {table} depends on it", fk.name))
-            .hint("use DROP ... CASCADE, or drop that constraint first")
-            .into()),
+        Some((fk, table)) => Err(WireError::sql(
+            "2BP01",
+            format!("cannot drop the key of table {} because other objects depend on it", def.name),
+        )
+        .detail(format!("constraint {} on table {table} depends on it", fk.name))
+        .hint("use DROP ... CASCADE, or drop that constraint first")
+        .into()),
     }
 }
 
@@ -605,7 +683,9 @@ fn refuse_if_referenced(catalog: &Catalog, def: &TableDef, columns: &[ColumnPos]
 fn drop_references(catalog: &Catalog, def: &mut TableDef, columns: &[ColumnPos], edit: &mut Edit) -> Result<(), Stop> {
     let id = def.id;
     let refers = |fk: &quorate_core::table::ForeignKeyDef| {
-        fk.parent == id && fk.parent_columns.len() == columns.len() && fk.parent_columns.iter().all(|c| columns.contains(c))
+        fk.parent == id
+            && fk.parent_columns.len() == columns.len()
+            && fk.parent_columns.iter().all(|c| columns.contains(c))
     };
     def.foreign_keys.retain(|fk| !refers(fk));
     for desc in catalog.tables.values().filter(|d| d.def.id != id && d.def.foreign_keys.iter().any(refers)) {

@@ -173,7 +173,8 @@ fn done(tag: &str, notices: Vec<Notice>, epoch: &Epoch, version: CatalogVersion)
 async fn earlier(ctx: &WriteContext<'_>, tag: &str) -> Result<Option<Done>, WireError> {
     let Some(write) = ctx.options.write.filter(|_| ctx.options.retry) else { return Ok(None) };
     let question = Proposal { write: Some(write), ..Proposal::default() };
-    let known = ctx.router.propose(ShardId::META, question, ctx.options.deadline).await.map_err(reject::propose_error)?;
+    let known =
+        ctx.router.propose(ShardId::META, question, ctx.options.deadline).await.map_err(reject::propose_error)?;
     if !known.duplicate {
         return Ok(None);
     }
@@ -253,4 +254,3 @@ pub(super) async fn found(router: &Arc<dyn Router>) {
         let _ = router.catalog_at_least(CatalogVersion::new(result.index.get()), deadline).await;
     }
 }
-

@@ -123,7 +123,12 @@ fn plan(
 }
 
 /// CREATE TABLE t (names) AS: names may be given without types by plain columns; else those of the query.
-fn add_query_columns(builder: &mut Builder<'_>, columns: &[Column], create: &CreateTable, edit: &mut Edit) -> Result<(), Stop> {
+fn add_query_columns(
+    builder: &mut Builder<'_>,
+    columns: &[Column],
+    create: &CreateTable,
+    edit: &mut Edit,
+) -> Result<(), Stop> {
     if !create.columns.is_empty() {
         if create.columns.len() != columns.len() {
             return Err(WireError::sql("42601", "CREATE TABLE AS needs as many columns as its query has").into());
@@ -162,7 +167,9 @@ async fn fill(ctx: &WriteContext<'_>, create: &CreateTable, query: &Query) -> Re
     insert.table = ast::TableObject::TableName(create.name.clone());
     insert.source = Some(match &*query.body {
         // A bare VALUES is a query as well.
-        SetExpr::Values(_) | SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::SetOperation { .. } => Box::new(query.clone()),
+        SetExpr::Values(_) | SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::SetOperation { .. } => {
+            Box::new(query.clone())
+        }
         other => return Err(WireError::unsupported(format!("CREATE TABLE AS {other}"))),
     });
     insert::run_insert(&ctx.again(), &insert, &mut NoRows).await

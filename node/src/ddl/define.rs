@@ -16,8 +16,8 @@ use quorate_shared::ids::{DatabaseId, IndexId, SchemaVersion, TableId};
 use quorate_shared::limits::{COLUMNS_MAX, NAME_BYTES_MAX};
 use quorate_shared::value::{SqlType, Value};
 use sqlparser::ast::{
-    self, CheckConstraint, ColumnOption, ConstraintCharacteristics, Expr as Ast, ForeignKeyConstraint, Ident, IndexColumn,
-    ReferentialAction, TableConstraint,
+    self, CheckConstraint, ColumnOption, ConstraintCharacteristics, Expr as Ast, ForeignKeyConstraint, Ident,
+    IndexColumn, ReferentialAction, TableConstraint,
 };
 use sqlparser::tokenizer::Token;
 
@@ -155,7 +155,10 @@ impl<'a> Builder<'a> {
             return Ok(());
         }
         if !matches!(def.ty, SqlType::SmallInt | SqlType::Int | SqlType::BigInt) {
-            return Err(WireError::sql("22023", format!("column \"{}\" counts by itself and must be an integer", def.name)));
+            return Err(WireError::sql(
+                "22023",
+                format!("column \"{}\" counts by itself and must be an integer", def.name),
+            ));
         }
         if self.def.columns.iter().any(|c| !c.dropped && !c.hidden && c.default == DefaultValue::Sequence) {
             return Err(WireError::unsupported("a second column that counts by itself")
@@ -176,8 +179,10 @@ impl<'a> Builder<'a> {
             }
             insert::Fill::Uuid => {
                 self.not_empty = Some(
-                    WireError::unsupported("adding a column whose default differs from row to row to a table with rows")
-                        .hint("add it without DEFAULT, fill it with UPDATE, then SET DEFAULT"),
+                    WireError::unsupported(
+                        "adding a column whose default differs from row to row to a table with rows",
+                    )
+                    .hint("add it without DEFAULT, fill it with UPDATE, then SET DEFAULT"),
                 );
             }
             insert::Fill::Expr(expr) => {
@@ -210,34 +215,54 @@ impl<'a> Builder<'a> {
             O::NotNull => def.not_null = true,
             O::Default(expr) => def.default = self.default(def, expr)?,
             O::PrimaryKey(key) => {
-                constraints.push(TableConstraint::PrimaryKey(ast::PrimaryKeyConstraint { name: named(&key.name), columns: only(), ..key.clone() }));
+                constraints.push(TableConstraint::PrimaryKey(ast::PrimaryKeyConstraint {
+                    name: named(&key.name),
+                    columns: only(),
+                    ..key.clone()
+                }));
             }
             O::Unique(key) => {
-                constraints.push(TableConstraint::Unique(ast::UniqueConstraint { name: named(&key.name), columns: only(), ..key.clone() }));
+                constraints.push(TableConstraint::Unique(ast::UniqueConstraint {
+                    name: named(&key.name),
+                    columns: only(),
+                    ..key.clone()
+                }));
             }
             O::ForeignKey(key) => constraints.push(TableConstraint::ForeignKey(ForeignKeyConstraint {
                 name: named(&key.name),
                 columns: vec![ident.clone()],
                 ..key.clone()
             })),
-            O::Check(check) => constraints.push(TableConstraint::Check(CheckConstraint { name: named(&check.name), ..check.clone() })),
+            O::Check(check) => {
+                constraints.push(TableConstraint::Check(CheckConstraint { name: named(&check.name), ..check.clone() }))
+            }
             O::Generated { generation_expr: None, .. } | O::Identity(_) => {
                 def.default = DefaultValue::Sequence;
                 def.not_null = true;
             }
             O::Generated { .. } | O::Materialized(_) | O::Ephemeral(_) | O::Alias(_) => {
-                return Err(WireError::unsupported(format!("the generated column \"{}\"", def.name)).hint("use a view").into());
+                return Err(WireError::unsupported(format!("the generated column \"{}\"", def.name))
+                    .hint("use a view")
+                    .into());
             }
             O::DialectSpecific(tokens) if is_auto_increment(tokens) => {
                 def.default = DefaultValue::Sequence;
                 def.not_null = true;
             }
             O::CharacterSet(_) | O::Collation(_) => {
-                edit.notice("OptionIgnored", format!("{} of column \"{}\" is ignored: text is UTF-8 and ordered by its bytes", option.option, def.name));
+                edit.notice(
+                    "OptionIgnored",
+                    format!(
+                        "{} of column \"{}\" is ignored: text is UTF-8 and ordered by its bytes",
+                        option.option, def.name
+                    ),
+                );
             }
             O::Comment(_) => edit.notice("OptionIgnored", format!("COMMENT of column \"{}\" is ignored", def.name)),
             O::OnUpdate(_) => {
-                return Err(WireError::unsupported("ON UPDATE of a column").hint("set the column in each UPDATE").into());
+                return Err(WireError::unsupported("ON UPDATE of a column")
+                    .hint("set the column in each UPDATE")
+                    .into());
             }
             other => return Err(WireError::unsupported(format!("{other} in a column")).into()),
         }
@@ -278,7 +303,9 @@ impl<'a> Builder<'a> {
             TableConstraint::Unique(key) => {
                 check_characteristics(key.characteristics.as_ref(), edit)?;
                 if key.nulls_distinct == ast::NullsDistinctOption::NotDistinct {
-                    return Err(WireError::unsupported("UNIQUE NULLS NOT DISTINCT").hint("declare the columns NOT NULL").into());
+                    return Err(WireError::unsupported("UNIQUE NULLS NOT DISTINCT")
+                        .hint("declare the columns NOT NULL")
+                        .into());
                 }
                 let columns = self.key_columns(&key.columns, edit)?;
                 let name = key.name.as_ref().or(key.index_name.as_ref());
@@ -303,7 +330,10 @@ impl<'a> Builder<'a> {
     fn add_primary_key(&mut self, name: Option<&Ident>, columns: Vec<ColumnPos>) -> Result<(), WireError> {
         let has_one = !self.def.primary_key_name.is_empty() || self.def.indexes.iter().any(|i| i.primary);
         if has_one || self.rekey.is_some() {
-            return Err(WireError::sql("42P16", format!("multiple primary keys for table \"{}\" are not allowed", self.def.name)));
+            return Err(WireError::sql(
+                "42P16",
+                format!("multiple primary keys for table \"{}\" are not allowed", self.def.name),
+            ));
         }
         let name = match name {
             Some(name) => self.spell(name)?,
@@ -333,7 +363,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds an index; existing rows are entered later.
-    pub fn add_index(&mut self, name: String, columns: Vec<ColumnPos>, unique: bool, constraint: bool) -> Result<(), WireError> {
+    pub fn add_index(
+        &mut self,
+        name: String,
+        columns: Vec<ColumnPos>,
+        unique: bool,
+        constraint: bool,
+    ) -> Result<(), WireError> {
         self.check_constraint_name(&name)?;
         for (at, column) in columns.iter().enumerate() {
             let def = &self.def.columns[usize::from(*column)];
@@ -365,7 +401,9 @@ impl<'a> Builder<'a> {
             Some(name) => self.spell(name)?,
             // PostgreSQL names a check by its column if there is one only.
             None => match columns.as_slice() {
-                [one] => self.free_name(format!("{}_{}_check", self.def.name, self.def.columns[usize::from(*one)].name)),
+                [one] => {
+                    self.free_name(format!("{}_{}_check", self.def.name, self.def.columns[usize::from(*one)].name))
+                }
                 _ => self.free_name(format!("{}_check", self.def.name)),
             },
         };
@@ -379,8 +417,10 @@ impl<'a> Builder<'a> {
 
     fn add_foreign_key(&mut self, key: &ForeignKeyConstraint, edit: &mut Edit) -> Result<(), Stop> {
         check_characteristics(key.characteristics.as_ref(), edit)?;
-        if matches!(key.match_kind, Some(ast::ConstraintReferenceMatchKind::Full | ast::ConstraintReferenceMatchKind::Partial))
-            && key.columns.len() > 1
+        if matches!(
+            key.match_kind,
+            Some(ast::ConstraintReferenceMatchKind::Full | ast::ConstraintReferenceMatchKind::Partial)
+        ) && key.columns.len() > 1
         {
             return Err(WireError::unsupported("MATCH FULL or PARTIAL").hint("declare the columns NOT NULL").into());
         }
@@ -422,14 +462,23 @@ impl<'a> Builder<'a> {
         if self.existing {
             self.validate.push(name.clone());
         }
-        let indexed = self.def.primary_key.starts_with(&columns) || self.def.indexes.iter().any(|i| i.columns.starts_with(&columns));
+        let indexed = self.def.primary_key.starts_with(&columns)
+            || self.def.indexes.iter().any(|i| i.columns.starts_with(&columns));
         if !indexed {
             // Named after the key, as MySQL does; an index made later over the same columns replaces it.
             let id = self.def.next_index;
             self.def.next_index = id.next();
             let state = if self.existing { IndexState::Filling } else { IndexState::Public };
             self.backfill |= self.existing;
-            self.def.indexes.push(IndexDef { id, name, columns, unique: false, state, constraint: false, primary: false });
+            self.def.indexes.push(IndexDef {
+                id,
+                name,
+                columns,
+                unique: false,
+                state,
+                constraint: false,
+                primary: false,
+            });
         }
         Ok(())
     }
@@ -441,8 +490,13 @@ impl<'a> Builder<'a> {
             let name = match &column.column.expr {
                 Ast::Identifier(name) => name,
                 // MySQL's prefix of a column: `KEY (name(10))`; the whole column is indexed.
-                Ast::Function(call) if call.name.0.len() == 1 && find_column(&self.def, &call.name.to_string()).is_some() => {
-                    edit.notice("OptionIgnored", format!("the length of {} is ignored: the whole column is indexed", column.column.expr));
+                Ast::Function(call)
+                    if call.name.0.len() == 1 && find_column(&self.def, &call.name.to_string()).is_some() =>
+                {
+                    edit.notice(
+                        "OptionIgnored",
+                        format!("the length of {} is ignored: the whole column is indexed", column.column.expr),
+                    );
                     match call.name.0[0].as_ident() {
                         Some(name) => name,
                         None => return Err(WireError::unsupported("an index on an expression")),
@@ -454,7 +508,10 @@ impl<'a> Builder<'a> {
                 }
             };
             if column.column.options.asc == Some(false) {
-                edit.notice("OptionIgnored", format!("DESC of \"{}\" is ignored: an index is read in both directions", name.value));
+                edit.notice(
+                    "OptionIgnored",
+                    format!("DESC of \"{}\" is ignored: an index is read in both directions", name.value),
+                );
             }
             if column.operator_class.is_some() {
                 return Err(WireError::unsupported("an operator class"));
@@ -481,7 +538,13 @@ impl<'a> Builder<'a> {
     }
 
     fn free_name(&self, wanted: String) -> String {
-        let wanted: String = wanted.chars().scan(0, |bytes, c| { *bytes += c.len_utf8(); (*bytes < NAME_BYTES_MAX - 4).then_some(c) }).collect();
+        let wanted: String = wanted
+            .chars()
+            .scan(0, |bytes, c| {
+                *bytes += c.len_utf8();
+                (*bytes < NAME_BYTES_MAX - 4).then_some(c)
+            })
+            .collect();
         if !self.is_taken(&wanted) {
             return wanted;
         }
@@ -534,7 +597,9 @@ pub fn row_id() -> ColumnDef {
 pub fn checked_name(name: String) -> Result<String, WireError> {
     match name.len() {
         0 => Err(WireError::sql("42601", "a name cannot be empty")),
-        n if n > NAME_BYTES_MAX => Err(WireError::sql("42622", format!("the name has {n} bytes; at most {NAME_BYTES_MAX} are allowed"))),
+        n if n > NAME_BYTES_MAX => {
+            Err(WireError::sql("42622", format!("the name has {n} bytes; at most {NAME_BYTES_MAX} are allowed")))
+        }
         _ => Ok(name),
     }
 }
@@ -578,11 +643,16 @@ fn match_parent(
     let declared_key = parent.indexes.iter().find(|i| i.primary).map_or(&parent.primary_key, |i| &i.columns);
     let wanted: Vec<ColumnPos> = if referred.is_empty() {
         if parent.columns[usize::from(declared_key[0])].hidden {
-            return Err(WireError::sql("42704", format!("there is no primary key for referenced table \"{}\"", parent.name)));
+            return Err(WireError::sql(
+                "42704",
+                format!("there is no primary key for referenced table \"{}\"", parent.name),
+            ));
         }
         declared_key.clone()
     } else {
-        let of = |name: &Ident| find_column(parent, &name.value).map(|(at, _)| at).ok_or_else(|| no_column(parent, &name.value));
+        let of = |name: &Ident| {
+            find_column(parent, &name.value).map(|(at, _)| at).ok_or_else(|| no_column(parent, &name.value))
+        };
         referred.iter().map(of).collect::<Result<_, _>>()?
     };
     if wanted.len() != columns.len() {
@@ -593,8 +663,11 @@ fn match_parent(
         .chain(parent.indexes.iter().filter(|i| i.unique).map(|i| &i.columns))
         .find(|key| same(key))
         .ok_or_else(|| {
-            WireError::sql("42830", format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.name))
-                .hint("add a UNIQUE constraint over exactly these columns first")
+            WireError::sql(
+                "42830",
+                format!("there is no unique constraint matching given keys for referenced table \"{}\"", parent.name),
+            )
+            .hint("add a UNIQUE constraint over exactly these columns first")
         })?;
     let mut pairs = Vec::with_capacity(key.len());
     for column in key {
@@ -622,13 +695,17 @@ fn action(action: Option<ReferentialAction>) -> Result<FkAction, WireError> {
         Some(ReferentialAction::Cascade) => FkAction::Cascade,
         Some(ReferentialAction::SetNull) => FkAction::SetNull,
         Some(ReferentialAction::SetDefault) => {
-            return Err(WireError::unsupported("SET DEFAULT of a foreign key").hint("use SET NULL, CASCADE, RESTRICT or NO ACTION"));
+            return Err(WireError::unsupported("SET DEFAULT of a foreign key")
+                .hint("use SET NULL, CASCADE, RESTRICT or NO ACTION"));
         }
     })
 }
 
 /// One statement is one step here, so what is deferred to its end needs no deferring.
-fn check_characteristics(characteristics: Option<&ConstraintCharacteristics>, edit: &mut Edit) -> Result<(), WireError> {
+fn check_characteristics(
+    characteristics: Option<&ConstraintCharacteristics>,
+    edit: &mut Edit,
+) -> Result<(), WireError> {
     let Some(characteristics) = characteristics else { return Ok(()) };
     if characteristics.enforced == Some(false) {
         return Err(WireError::unsupported("a constraint that is NOT ENFORCED").hint("leave the constraint out"));

@@ -77,7 +77,8 @@ pub async fn drop_tables(ctx: &WriteContext<'_>, names: &[ObjectName], how: How)
         if tables.is_empty() {
             return Ok(());
         }
-        edit.work.what = format!("DROP TABLE {}", tables.iter().map(|t| t.def.name.as_str()).collect::<Vec<_>>().join(", "));
+        edit.work.what =
+            format!("DROP TABLE {}", tables.iter().map(|t| t.def.name.as_str()).collect::<Vec<_>>().join(", "));
         release(catalog, &tables, how.cascade, edit)?;
         for desc in tables {
             edit.work.purge.push(desc.def.storage);
@@ -96,7 +97,11 @@ fn release(catalog: &Catalog, tables: &[&TableDesc], cascade: bool, edit: &mut E
         check_free(catalog, desc.def.id)?;
         if !cascade {
             let parent = tables.iter().find(|t| t.def.id == fk.parent).map_or("", |t| t.def.name.as_str());
-            return Err(depends(&format!("table {parent}"), &format!("constraint {} on table {} depends on table {parent}", fk.name, desc.def.name)).into());
+            return Err(depends(
+                &format!("table {parent}"),
+                &format!("constraint {} on table {} depends on table {parent}", fk.name, desc.def.name),
+            )
+            .into());
         }
         let mut def = desc.def.clone();
         for fk in def.foreign_keys.iter().filter(|fk| goes(fk.parent)) {
@@ -109,7 +114,11 @@ fn release(catalog: &Catalog, tables: &[&TableDesc], cascade: bool, edit: &mut E
     for view in catalog.views.values() {
         let Some(table) = tables.iter().find(|t| view_uses(catalog, view, t.database, &t.def.name)) else { continue };
         if !cascade {
-            return Err(depends(&format!("table {}", table.def.name), &format!("view {} depends on table {}", view.name, table.def.name)).into());
+            return Err(depends(
+                &format!("table {}", table.def.name),
+                &format!("view {} depends on table {}", view.name, table.def.name),
+            )
+            .into());
         }
         edit.notice("Cascades", format!("drop cascades to view {}", view.name));
         edit.work.views.push(view.id);
@@ -148,7 +157,9 @@ pub async fn drop_views(ctx: &WriteContext<'_>, names: &[ObjectName], how: How) 
             match catalog.views.get(&(database, folded.clone())) {
                 Some(view) => queue.push(view),
                 None if catalog.tables.contains_key(&(database, folded)) => {
-                    return Err(WireError::sql("42809", format!("\"{name}\" is not a view")).hint("use DROP TABLE").into());
+                    return Err(WireError::sql("42809", format!("\"{name}\" is not a view"))
+                        .hint("use DROP TABLE")
+                        .into());
                 }
                 None if how.if_exists => edit.notice("NotThere", format!("view \"{name}\" does not exist, skipping")),
                 None => return Err(WireError::sql("42P01", format!("view \"{name}\" does not exist")).into()),
@@ -160,9 +171,17 @@ pub async fn drop_views(ctx: &WriteContext<'_>, names: &[ObjectName], how: How) 
                 continue;
             }
             edit.puts.push(put(Some(view), None));
-            for other in catalog.views.values().filter(|v| !gone.contains(&v.id) && view_uses(catalog, v, view.database, &view.name)) {
+            for other in catalog
+                .views
+                .values()
+                .filter(|v| !gone.contains(&v.id) && view_uses(catalog, v, view.database, &view.name))
+            {
                 if !how.cascade && !named.contains(&other.id) {
-                    return Err(depends(&format!("view {}", view.name), &format!("view {} depends on view {}", other.name, view.name)).into());
+                    return Err(depends(
+                        &format!("view {}", view.name),
+                        &format!("view {} depends on view {}", other.name, view.name),
+                    )
+                    .into());
                 }
                 queue.push(other);
             }
@@ -215,7 +234,12 @@ pub async fn drop_databases(ctx: &WriteContext<'_>, names: &[ObjectName], how: H
 ///
 /// # Errors
 /// Unknown or ambiguous indexes, and those that a constraint needs.
-pub async fn drop_indexes(ctx: &WriteContext<'_>, names: &[ObjectName], table: Option<&ObjectName>, how: How) -> Result<Done, WireError> {
+pub async fn drop_indexes(
+    ctx: &WriteContext<'_>,
+    names: &[ObjectName],
+    table: Option<&ObjectName>,
+    how: How,
+) -> Result<Done, WireError> {
     let [name] = names else {
         return Err(WireError::unsupported("DROP INDEX of several indexes").hint("drop them one by one"));
     };
@@ -251,9 +275,9 @@ pub(super) fn find_index<'a>(
         Some(table) => candidates = vec![find(ctx, catalog, table)?],
         None => candidates = catalog.tables_of(database).filter(|d| d.public).collect(),
     }
-    let mut found = candidates
-        .into_iter()
-        .filter_map(|desc| desc.def.indexes.iter().find(|i| same_name(&i.name, &folded)).map(|i| (desc, i.name.clone())));
+    let mut found = candidates.into_iter().filter_map(|desc| {
+        desc.def.indexes.iter().find(|i| same_name(&i.name, &folded)).map(|i| (desc, i.name.clone()))
+    });
     let first = found.next();
     if let (Some((a, _)), Some((b, _))) = (&first, found.next()) {
         let message = format!("index \"{name}\" exists on \"{}\" and on \"{}\"", a.def.name, b.def.name);
@@ -296,10 +320,13 @@ pub async fn truncate(ctx: &WriteContext<'_>, truncate: &Truncate) -> Result<Don
                     continue;
                 }
                 if !cascade {
-                    return Err(WireError::sql("0A000", "cannot truncate a table referenced in a foreign key constraint")
-                        .detail(format!("table \"{}\" references \"{}\"", desc.def.name, parent.def.name))
-                        .hint(format!("truncate table \"{}\" at the same time, or use TRUNCATE ... CASCADE", desc.def.name))
-                        .into());
+                    return Err(WireError::sql(
+                        "0A000",
+                        "cannot truncate a table referenced in a foreign key constraint",
+                    )
+                    .detail(format!("table \"{}\" references \"{}\"", desc.def.name, parent.def.name))
+                    .hint(format!("truncate table \"{}\" at the same time, or use TRUNCATE ... CASCADE", desc.def.name))
+                    .into());
                 }
                 check_free(catalog, desc.def.id)?;
                 edit.notice("Cascades", format!("truncate cascades to table \"{}\"", desc.def.name));

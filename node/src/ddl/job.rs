@@ -281,7 +281,9 @@ impl Runner<'_> {
                 ))
             }
             Err(ProposeError::Rejected(Rejected::Conflict)) => Err(reject::wire_error(Rejected::Conflict)),
-            Err(ProposeError::Rejected(rejected)) if is_final(&rejected) => Ok(Reached::Refused(reject::wire_error(rejected))),
+            Err(ProposeError::Rejected(rejected)) if is_final(&rejected) => {
+                Ok(Reached::Refused(reject::wire_error(rejected)))
+            }
             Err(error) => Err(reject::propose_error(error)),
         }
     }
@@ -326,7 +328,12 @@ impl Runner<'_> {
     }
 
     /// Fills and validates one table's rows; gives the reason if one does not fit.
-    async fn fill_table(&self, change: &Change, fenced: &TableDef, fill: &Fill) -> Result<Option<WireError>, WireError> {
+    async fn fill_table(
+        &self,
+        change: &Change,
+        fenced: &TableDef,
+        fill: &Fill,
+    ) -> Result<Option<WireError>, WireError> {
         let point = self.router.read(change.shard, &ReadLevel::Linearizable, deadline()).await?;
         match current_version(&point.snapshot, change.table)? {
             Some(version) if version == fenced.version => {}
@@ -352,7 +359,9 @@ impl Runner<'_> {
             }
             match self.propose(change.shard, ops, Vec::new()).await {
                 Ok(_) => {}
-                Err(ProposeError::Rejected(rejected)) if is_final(&rejected) => return Ok(Some(reject::wire_error(rejected))),
+                Err(ProposeError::Rejected(rejected)) if is_final(&rejected) => {
+                    return Ok(Some(reject::wire_error(rejected)));
+                }
                 Err(error) => return Err(reject::propose_error(error)),
             }
             let Some(next) = next else { return Ok(None) };
@@ -361,7 +370,12 @@ impl Runner<'_> {
     }
 
     /// The next rows' primary keys and the range after them; read off the async threads.
-    async fn batch(&self, snapshot: &Snapshot, def: &TableDef, range: KeyRange) -> Result<(Vec<Vec<Value>>, Option<KeyRange>), WireError> {
+    async fn batch(
+        &self,
+        snapshot: &Snapshot,
+        def: &TableDef,
+        range: KeyRange,
+    ) -> Result<(Vec<Vec<Value>>, Option<KeyRange>), WireError> {
         let (snapshot, def) = (snapshot.clone(), def.clone());
         let read = move || -> Result<_, WireError> {
             let mut out = Vec::with_capacity(BATCH_ROWS);
@@ -388,7 +402,12 @@ impl Runner<'_> {
     }
 
     /// Writes the tables' descriptors and the job's new state in one entry of `s0`.
-    async fn publish(&self, state: &str, defs: Vec<Option<TableDef>>, error: Option<WireError>) -> Result<(), WireError> {
+    async fn publish(
+        &self,
+        state: &str,
+        defs: Vec<Option<TableDef>>,
+        error: Option<WireError>,
+    ) -> Result<(), WireError> {
         let mut ops = Vec::new();
         for (change, def) in self.work.changes.iter().zip(defs) {
             let Some(old) = self.catalog.table_by_id(change.table) else { continue };
@@ -467,7 +486,12 @@ pub fn put<D: Descriptor>(old: Option<&D>, new: Option<&D>) -> Op {
 fn current_version(snapshot: &Snapshot, table: TableId) -> Result<Option<SchemaVersion>, WireError> {
     let key = keys::Key::Table(table).encode();
     let bytes = snapshot.tree.get(&key).map_err(|e| reject::read_error(&e))?;
-    let def = bytes.map(|b| quorate_core::entry::decode_table(&b).ok_or_else(|| WireError::new(Code::Internal, "a stored table definition is malformed"))).transpose()?;
+    let def = bytes
+        .map(|b| {
+            quorate_core::entry::decode_table(&b)
+                .ok_or_else(|| WireError::new(Code::Internal, "a stored table definition is malformed"))
+        })
+        .transpose()?;
     Ok(def.map(|d| d.version))
 }
 

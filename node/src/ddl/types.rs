@@ -17,7 +17,9 @@ pub fn sql_type(ty: &DataType) -> Result<SqlType, WireError> {
     use DataType as T;
     Ok(match ty {
         T::Bool | T::Boolean => SqlType::Bool,
-        T::TinyInt(_) | T::TinyIntUnsigned(_) | T::UTinyInt | T::Int2(_) | T::SmallInt(_) | T::Int16 | T::UInt8 => SqlType::SmallInt,
+        T::TinyInt(_) | T::TinyIntUnsigned(_) | T::UTinyInt | T::Int2(_) | T::SmallInt(_) | T::Int16 | T::UInt8 => {
+            SqlType::SmallInt
+        }
         T::Int2Unsigned(_)
         | T::SmallIntUnsigned(_)
         | T::USmallInt
@@ -39,10 +41,17 @@ pub fn sql_type(ty: &DataType) -> Result<SqlType, WireError> {
         | T::BigInt(_)
         | T::Unsigned
         | T::UnsignedInteger => SqlType::BigInt,
-        T::BigIntUnsigned(_) | T::UBigInt | T::Int8Unsigned(_) | T::UInt64 => SqlType::Decimal { precision: 20, scale: 0 },
+        T::BigIntUnsigned(_) | T::UBigInt | T::Int8Unsigned(_) | T::UInt64 => {
+            SqlType::Decimal { precision: 20, scale: 0 }
+        }
         T::Real | T::RealUnsigned | T::Float4 | T::Float32 => SqlType::Real,
         T::Float(info) | T::FloatUnsigned(info) => float(info)?,
-        T::Float8 | T::Float64 | T::Double(_) | T::DoubleUnsigned(_) | T::DoublePrecision | T::DoublePrecisionUnsigned => SqlType::Double,
+        T::Float8
+        | T::Float64
+        | T::Double(_)
+        | T::DoubleUnsigned(_)
+        | T::DoublePrecision
+        | T::DoublePrecisionUnsigned => SqlType::Double,
         T::Numeric(info)
         | T::Decimal(info)
         | T::DecimalUnsigned(info)
@@ -57,19 +66,27 @@ pub fn sql_type(ty: &DataType) -> Result<SqlType, WireError> {
             None => SqlType::Text,
         },
         T::Char(n) | T::Character(n) => SqlType::Char(length(n.as_ref())?.unwrap_or(1)),
-        T::Bytea | T::Blob(_) | T::TinyBlob | T::MediumBlob | T::LongBlob | T::Bytes(_) | T::Binary(_) => SqlType::Bytes,
+        T::Bytea | T::Blob(_) | T::TinyBlob | T::MediumBlob | T::LongBlob | T::Bytes(_) | T::Binary(_) => {
+            SqlType::Bytes
+        }
         T::Varbinary(None | Some(BinaryLength::Max | BinaryLength::IntegerLength { .. })) => SqlType::Bytes,
         T::Date | T::Date32 => SqlType::Date,
         T::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => SqlType::Time,
-        T::Time(..) => return Err(WireError::unsupported("TIME WITH TIME ZONE").hint("use TIME or TIMESTAMP WITH TIME ZONE")),
-        T::Datetime(_) | T::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) | T::TimestampNtz(_) => SqlType::Timestamp,
+        T::Time(..) => {
+            return Err(WireError::unsupported("TIME WITH TIME ZONE").hint("use TIME or TIMESTAMP WITH TIME ZONE"));
+        }
+        T::Datetime(_) | T::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) | T::TimestampNtz(_) => {
+            SqlType::Timestamp
+        }
         T::Timestamp(_, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => SqlType::TimestampTz,
         T::Interval { .. } => SqlType::Interval,
         T::Uuid => SqlType::Uuid,
         T::JSON | T::JSONB => SqlType::Json,
         T::Custom(name, args) => return custom(&name.to_string(), args),
         T::Array(_) => return Err(WireError::unsupported("the type ARRAY").hint("use JSON, or a table of elements")),
-        T::Enum(..) => return Err(WireError::unsupported("the type ENUM").hint("use VARCHAR with CHECK (column IN (...))")),
+        T::Enum(..) => {
+            return Err(WireError::unsupported("the type ENUM").hint("use VARCHAR with CHECK (column IN (...))"));
+        }
         T::Set(_) => return Err(WireError::unsupported("the type SET").hint("use a table of elements")),
         other => return Err(WireError::unsupported(format!("the type {other}"))),
     })
@@ -101,7 +118,10 @@ fn custom(name: &str, args: &[String]) -> Result<SqlType, WireError> {
         ("money", _) => SqlType::Decimal { precision: 19, scale: 2 },
         ("uuid", _) => SqlType::Uuid,
         ("serial" | "bigserial" | "smallserial", _) => {
-            return Err(WireError::sql("42601", format!("{lower} is a column type for CREATE TABLE and ADD COLUMN only")));
+            return Err(WireError::sql(
+                "42601",
+                format!("{lower} is a column type for CREATE TABLE and ADD COLUMN only"),
+            ));
         }
         _ => return Err(WireError::sql("42704", format!("type \"{name}\" does not exist"))),
     })
@@ -113,7 +133,9 @@ fn float(info: &ExactNumberInfo) -> Result<SqlType, WireError> {
         ExactNumberInfo::None => SqlType::Double,
         ExactNumberInfo::Precision(1..=24) => SqlType::Real,
         ExactNumberInfo::Precision(25..=53) | ExactNumberInfo::PrecisionAndScale(..) => SqlType::Double,
-        ExactNumberInfo::Precision(_) => return Err(WireError::sql("22023", "precision for type float must be between 1 and 53")),
+        ExactNumberInfo::Precision(_) => {
+            return Err(WireError::sql("22023", "precision for type float must be between 1 and 53"));
+        }
     })
 }
 

@@ -109,7 +109,9 @@ pub fn no_column(table: &TableDef, name: &str) -> WireError {
         .map(|c| (strsim::damerau_levenshtein(&c.name.to_lowercase(), name), &c.name))
         .min();
     match near {
-        Some((distance, column)) if distance <= 2 && distance < name.len() => error.hint(format!("did you mean \"{column}\"?")),
+        Some((distance, column)) if distance <= 2 && distance < name.len() => {
+            error.hint(format!("did you mean \"{column}\"?"))
+        }
         _ => error,
     }
 }
@@ -145,7 +147,9 @@ pub fn bind(expr: &Ast, scope: &Scope<'_>) -> Result<Bound, Unbound> {
         {
             cast(expr, data_type, scope)
         }
-        Ast::Case { operand, conditions, else_result, .. } => case(operand.as_deref(), conditions, else_result.as_deref(), scope),
+        Ast::Case { operand, conditions, else_result, .. } => {
+            case(operand.as_deref(), conditions, else_result.as_deref(), scope)
+        }
         Ast::Function(function) => call(function, scope),
         Ast::Trim { trim_where: None, trim_what: None, expr, trim_characters: None } => {
             function(Function::Trim, "trim", vec![bind(expr, scope)?])
@@ -168,14 +172,17 @@ pub fn constant(expr: &Ast, params: &[Value]) -> Result<Option<Value>, WireError
         Ast::Nested(inner) => constant(inner, params)?,
         Ast::UnaryOp { op: UnaryOperator::Minus, expr } => match (&**expr, constant(expr, params)?) {
             // The only literal whose negation fits and itself does not.
-            (_, Some(Value::Decimal(Decimal { unscaled: 9_223_372_036_854_775_808, scale: 0 }))) => Some(Value::Int(i64::MIN)),
+            (_, Some(Value::Decimal(Decimal { unscaled: 9_223_372_036_854_775_808, scale: 0 }))) => {
+                Some(Value::Int(i64::MIN))
+            }
             (_, Some(Value::Int(n))) => n.checked_neg().map(Value::Int),
             (_, Some(Value::Decimal(d))) => Some(Value::Decimal(Decimal { unscaled: -d.unscaled, scale: d.scale })),
             (_, Some(Value::Float(f))) => Some(Value::Float(-f)),
             _ => None,
         },
-        Ast::UnaryOp { op: UnaryOperator::Plus, expr } => constant(expr, params)?
-            .filter(|v| matches!(v, Value::Int(_) | Value::Decimal(_) | Value::Float(_))),
+        Ast::UnaryOp { op: UnaryOperator::Plus, expr } => {
+            constant(expr, params)?.filter(|v| matches!(v, Value::Int(_) | Value::Decimal(_) | Value::Float(_)))
+        }
         Ast::Value(value) => plain(&value.value, params)?,
         Ast::Prefixed { value, .. } => constant(value, params)?,
         Ast::TypedString(typed) => {
@@ -201,7 +208,9 @@ fn plain(value: &ast::Value, params: &[Value]) -> Result<Option<Value>, WireErro
         | V::SingleQuotedRawStringLiteral(s)
         | V::TripleSingleQuotedString(s) => Value::Text(s.clone()),
         V::DollarQuotedString(s) => Value::Text(s.value.clone()),
-        V::HexStringLiteral(hex) => coerce(Value::Text(format!("\\x{hex}")), SqlType::Bytes).map_err(WireError::from)?,
+        V::HexStringLiteral(hex) => {
+            coerce(Value::Text(format!("\\x{hex}")), SqlType::Bytes).map_err(WireError::from)?
+        }
         V::Placeholder(name) => param(name, params)?,
         _ => return Ok(None),
     }))
@@ -211,7 +220,8 @@ fn plain(value: &ast::Value, params: &[Value]) -> Result<Option<Value>, WireErro
 fn param(name: &str, params: &[Value]) -> Result<Value, WireError> {
     let number = param_index(name).ok_or_else(|| WireError::sql("42P02", format!("there is no parameter {name}")))?;
     params.get(number).cloned().ok_or_else(|| {
-        WireError::sql("08P01", format!("parameter {name} has no value")).hint(format!("{} values were given", params.len()))
+        WireError::sql("08P01", format!("parameter {name} has no value"))
+            .hint(format!("{} values were given", params.len()))
     })
 }
 
@@ -267,7 +277,9 @@ fn excluded(table: &TableDef, name: &str) -> Result<Bound, Unbound> {
 
 fn unary(op: UnaryOperator, inner: &Ast, scope: &Scope<'_>) -> Result<Bound, Unbound> {
     match op {
-        UnaryOperator::Not | UnaryOperator::BangNot => Ok(not(Bound { expr: bind_condition(inner, scope)?, ty: Some(SqlType::Bool) })),
+        UnaryOperator::Not | UnaryOperator::BangNot => {
+            Ok(not(Bound { expr: bind_condition(inner, scope)?, ty: Some(SqlType::Bool) }))
+        }
         UnaryOperator::Minus | UnaryOperator::Plus => {
             let whole = Ast::UnaryOp { op, expr: Box::new(inner.clone()) };
             if let Some(value) = constant(&whole, scope.params)? {
@@ -360,7 +372,11 @@ fn typed(bound: Bound, ty: SqlType) -> Result<Bound, Unbound> {
     match bound.expr {
         Expr::Value(value @ Value::Text(_)) => {
             // `x = '1.5'` with a DECIMAL(4,0) must not round.
-            let loose = if let SqlType::Decimal { .. } = wanted { SqlType::Decimal { precision: 38, scale: 10 } } else { wanted };
+            let loose = if let SqlType::Decimal { .. } = wanted {
+                SqlType::Decimal { precision: 38, scale: 10 }
+            } else {
+                wanted
+            };
             Ok(Bound { expr: Expr::Value(coerce(value, loose).map_err(WireError::from)?), ty: Some(ty) })
         }
         other => Ok(Bound { expr: other, ty: bound.ty }),
@@ -442,7 +458,12 @@ fn cast(inner: &Ast, to: &DataType, scope: &Scope<'_>) -> Result<Bound, Unbound>
     Ok(Bound { expr: Expr::Cast(Box::new(bound.expr), ty), ty: Some(ty) })
 }
 
-fn case(operand: Option<&Ast>, conditions: &[ast::CaseWhen], other: Option<&Ast>, scope: &Scope<'_>) -> Result<Bound, Unbound> {
+fn case(
+    operand: Option<&Ast>,
+    conditions: &[ast::CaseWhen],
+    other: Option<&Ast>,
+    scope: &Scope<'_>,
+) -> Result<Bound, Unbound> {
     let mut arms = Vec::with_capacity(conditions.len());
     let mut ty = None;
     for when in conditions {
@@ -487,7 +508,9 @@ fn wider(a: SqlType, b: SqlType) -> SqlType {
         _ => 5,
     };
     match (a, b) {
-        (SqlType::Decimal { scale: x, .. }, SqlType::Decimal { scale: y, .. }) => SqlType::Decimal { precision: 38, scale: x.max(y) },
+        (SqlType::Decimal { scale: x, .. }, SqlType::Decimal { scale: y, .. }) => {
+            SqlType::Decimal { precision: 38, scale: x.max(y) }
+        }
         _ if rank(a) >= rank(b) => a,
         _ => b,
     }
@@ -538,7 +561,9 @@ fn clock(name: &str, args: &FunctionArguments, now: i64) -> Option<Value> {
         return None;
     }
     Some(match name {
-        "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" => Value::TimestampTz(now),
+        "now" | "current_timestamp" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp" => {
+            Value::TimestampTz(now)
+        }
         "localtimestamp" | "utc_timestamp" => Value::Timestamp(now),
         "current_date" | "curdate" | "utc_date" => Value::Date(i32::try_from(now.div_euclid(MICROS_PER_DAY)).ok()?),
         "current_time" | "localtime" | "curtime" | "utc_time" => Value::Time(now.rem_euclid(MICROS_PER_DAY)),
@@ -557,7 +582,9 @@ fn function(core: Function, name: &str, args: Vec<Bound>) -> Result<Bound, Unbou
         }
         (Function::Abs, [one]) if one.ty.is_some_and(is_number) => one.ty,
         (Function::Length, [one]) if one.ty.is_none_or(is_text) => Some(SqlType::Int),
-        (Function::Lower | Function::Upper | Function::Trim, [one]) if one.ty.is_none_or(is_text) => Some(SqlType::Text),
+        (Function::Lower | Function::Upper | Function::Trim, [one]) if one.ty.is_none_or(is_text) => {
+            Some(SqlType::Text)
+        }
         _ => return Err(Unbound::NotCore(format!("{name}() of such arguments"))),
     };
     Ok(Bound { expr: Expr::Call(core, args.into_iter().map(|b| b.expr).collect()), ty })

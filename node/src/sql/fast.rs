@@ -21,8 +21,8 @@ use quorate_shared::ids::{CatalogVersion, DatabaseId, ShardId};
 use quorate_shared::value::{Decimal, SqlType, Value};
 use quorate_shared::wire::{Column, Done};
 use sqlparser::ast::{
-    self, BinaryOperator, Delete, Expr as Ast, FromTable, GroupByExpr, Insert, LimitClause, Query, Select, SelectItem, SetExpr,
-    Statement, TableFactor, TableWithJoins, Update,
+    self, BinaryOperator, Delete, Expr as Ast, FromTable, GroupByExpr, Insert, LimitClause, Query, Select, SelectItem,
+    SetExpr, Statement, TableFactor, TableWithJoins, Update,
 };
 
 use super::Sink;
@@ -158,7 +158,12 @@ impl FastPlan {
     ///
     /// # Errors
     /// Whatever the shard refuses; nothing was written then.
-    pub async fn write(&self, statement: &Statement, ctx: &WriteContext<'_>, sink: &mut dyn Sink) -> Result<Option<Done>, WireError> {
+    pub async fn write(
+        &self,
+        statement: &Statement,
+        ctx: &WriteContext<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<Option<Done>, WireError> {
         let mut attempts = Attempts::new(ctx);
         if let (Kind::Insert(plan), Statement::Insert(insert)) = (&self.kind, statement) {
             return match insert::attempt(ctx, plan, insert, &mut attempts, sink).await? {
@@ -195,7 +200,12 @@ impl FastPlan {
     }
 
     /// The operations of an UPDATE or DELETE; `None`: not by key with these values.
-    fn change(&self, statement: &Statement, params: &[Value], now: i64) -> Result<Option<(Vec<Op>, &'static str)>, Unbound> {
+    fn change(
+        &self,
+        statement: &Statement,
+        params: &[Value],
+        now: i64,
+    ) -> Result<Option<(Vec<Op>, &'static str)>, Unbound> {
         let Kind::Change { keys, name } = &self.kind else { return Ok(None) };
         let def = &self.table.def;
         let scope = Scope { table: Some(def), name, excluded: None, params, now: Some(now) };
@@ -226,7 +236,12 @@ impl FastPlan {
         Ok(Some((ops, tag)))
     }
 
-    fn returning(&self, statement: &Statement, ctx: &WriteContext<'_>, now: i64) -> Result<Option<Returning>, WireError> {
+    fn returning(
+        &self,
+        statement: &Statement,
+        ctx: &WriteContext<'_>,
+        now: i64,
+    ) -> Result<Option<Returning>, WireError> {
         let Kind::Change { name, .. } = &self.kind else { return Ok(None) };
         let items = match statement {
             Statement::Update(update) => &update.returning,
@@ -262,11 +277,8 @@ fn plan_read(
         return Ok(None);
     }
     let returning = Returning::bind(&select.projection, def, &scope, spelled)?;
-    let wanted: Vec<ColumnPos> = returning
-        .items
-        .iter()
-        .filter_map(|item| if let Item::Column(at) = item { Some(*at) } else { None })
-        .collect();
+    let wanted: Vec<ColumnPos> =
+        returning.items.iter().filter_map(|item| if let Item::Column(at) = item { Some(*at) } else { None }).collect();
     let Ok(projection) = Projection::new(def, &wanted) else { return Ok(None) };
     Ok(Some(FastPlan {
         catalog: catalog.version,
@@ -316,7 +328,11 @@ fn plain_select(query: &Query) -> Option<(&Select, &Ast)> {
 }
 
 /// The one table of a FROM without anything else, and what it is called there.
-fn single_table<'a>(from: &[TableWithJoins], catalog: &'a Catalog, database: DatabaseId) -> Option<(&'a TableDesc, String)> {
+fn single_table<'a>(
+    from: &[TableWithJoins],
+    catalog: &'a Catalog,
+    database: DatabaseId,
+) -> Option<(&'a TableDesc, String)> {
     let [TableWithJoins { relation, joins }] = from else { return None };
     if !joins.is_empty() {
         return None;
@@ -363,7 +379,13 @@ fn plan_insert(
     let plan = InsertPlan::new(insert, catalog, database)?;
     let columns = plan.returning_columns(insert, params, spelled)?;
     let table = Arc::new(plan.table.clone());
-    Ok(Some(FastPlan { catalog: catalog.version, table, kind: Kind::Insert(Box::new(plan)), columns, params: Vec::new() }))
+    Ok(Some(FastPlan {
+        catalog: catalog.version,
+        table,
+        kind: Kind::Insert(Box::new(plan)),
+        columns,
+        params: Vec::new(),
+    }))
 }
 
 fn plan_update(
@@ -373,7 +395,12 @@ fn plan_update(
     params: &[Value],
     spelled: &(dyn Fn(&str) -> String + Send + Sync),
 ) -> Result<Option<FastPlan>, WireError> {
-    if update.from.is_some() || update.output.is_some() || update.or.is_some() || !update.order_by.is_empty() || update.limit.is_some() {
+    if update.from.is_some()
+        || update.output.is_some()
+        || update.or.is_some()
+        || !update.order_by.is_empty()
+        || update.limit.is_some()
+    {
         return Ok(None);
     }
     let plan = plan_change(std::slice::from_ref(&update.table), update.selection.as_ref(), catalog, database, params)?;
@@ -527,7 +554,8 @@ fn key_of(slots: &[Slot], def: &TableDef, params: &[Value]) -> Result<Option<Vec
         let value = match slot {
             Slot::Constant(value) => value,
             Slot::Param(n) => params.get(*n).ok_or_else(|| {
-                WireError::sql("08P01", format!("parameter ${} has no value", n + 1)).hint(format!("{} values were given", params.len()))
+                WireError::sql("08P01", format!("parameter ${} has no value", n + 1))
+                    .hint(format!("{} values were given", params.len()))
             })?,
         };
         let column = &def.columns[usize::from(*column)];
@@ -546,7 +574,9 @@ fn key_value(value: &Value, ty: SqlType) -> Result<Option<Value>, WireError> {
         (Value::Int(n), SqlType::BigInt) => Ok(Some(Value::Int(*n))),
         (Value::Int(n), SqlType::Int) => Ok(i32::try_from(*n).is_ok().then_some(Value::Int(*n))),
         (Value::Int(n), SqlType::SmallInt) => Ok(i16::try_from(*n).is_ok().then_some(Value::Int(*n))),
-        (Value::Text(text), SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) => Ok(Some(Value::Text(text.clone()))),
+        (Value::Text(text), SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) => {
+            Ok(Some(Value::Text(text.clone())))
+        }
         // Text meets a key of another type as a literal does: it must be one.
         (Value::Text(_), _) => coerce(value.clone(), ty).map(Some).map_err(WireError::from),
         (Value::Decimal(_) | Value::Float(_) | Value::Int(_), _) => {
@@ -615,7 +645,8 @@ fn param_types(statement: &Statement, plan: &FastPlan, params: usize) -> Vec<Opt
                 Statement::Delete(delete) => delete.selection.as_ref(),
                 _ => None,
             };
-            for conjunct in selection.and_then(|s| Keys::find(Some(s), def, &scope)).map(|k| k.rest).unwrap_or_default() {
+            for conjunct in selection.and_then(|s| Keys::find(Some(s), def, &scope)).map(|k| k.rest).unwrap_or_default()
+            {
                 if let Ast::BinaryOp { left, right, .. } = conjunct
                     && let Some((column, _)) = scope.column(left)
                 {

@@ -154,7 +154,9 @@ impl InsertPlan {
         let alias = insert.insert_alias.as_ref().map(|a| a.row_alias.to_string());
         let scope = self.scope(params, now, Some(alias.as_deref().unwrap_or("excluded")));
         match &insert.on {
-            None if insert.ignore || matches!(insert.or, Some(ast::SqliteOnConflict::Ignore)) => Ok(OnConflict::Nothing(None)),
+            None if insert.ignore || matches!(insert.or, Some(ast::SqliteOnConflict::Ignore)) => {
+                Ok(OnConflict::Nothing(None))
+            }
             None => Ok(OnConflict::Fail),
             Some(OnInsert::DuplicateKeyUpdate(assignments)) => {
                 Ok(OnConflict::Update { target: None, set: bind_assignments(assignments, def, &scope)?, filter: None })
@@ -250,7 +252,8 @@ impl InsertPlan {
         let mut row = self.blank(draft, targets)?;
         for (target, expr) in targets.iter().zip(exprs) {
             let at = usize::from(*target);
-            row[at] = if is_default(expr) { self.fill(draft, at, &self.fills[at])? } else { self.cell(draft, at, expr)? };
+            row[at] =
+                if is_default(expr) { self.fill(draft, at, &self.fills[at])? } else { self.cell(draft, at, expr)? };
         }
         draft.rows.push(row);
         Ok(())
@@ -317,7 +320,12 @@ impl InsertPlan {
     }
 
     /// Evaluates the noted expressions as SELECTs of constants.
-    async fn evaluate(&self, draft: &mut Draft<'_>, ctx: &WriteContext<'_>, catalog: &Arc<Catalog>) -> Result<Vec<ReadCheck>, WireError> {
+    async fn evaluate(
+        &self,
+        draft: &mut Draft<'_>,
+        ctx: &WriteContext<'_>,
+        catalog: &Arc<Catalog>,
+    ) -> Result<Vec<ReadCheck>, WireError> {
         let point = ctx.router.read(self.table.shard, &ReadLevel::Linearizable, ctx.options.deadline).await?;
         let (mut values, mut reads) = (Vec::with_capacity(draft.exprs.len()), Vec::new());
         for exprs in draft.exprs.chunks(COLUMNS_MAX / 2) {
@@ -512,7 +520,8 @@ fn conflict_target(target: &ast::ConflictTarget, def: &TableDef) -> Result<Vec<C
             for name in names {
                 wanted.push(bind::find_column(def, &name.value).ok_or_else(|| bind::no_column(def, &name.value))?.0);
             }
-            let same = |columns: &[ColumnPos]| columns.len() == wanted.len() && columns.iter().all(|c| wanted.contains(c));
+            let same =
+                |columns: &[ColumnPos]| columns.len() == wanted.len() && columns.iter().all(|c| wanted.contains(c));
             if same(&def.primary_key) {
                 return Ok(def.primary_key.clone());
             }
@@ -526,7 +535,11 @@ fn conflict_target(target: &ast::ConflictTarget, def: &TableDef) -> Result<Vec<C
 ///
 /// # Errors
 /// What core cannot evaluate is refused by name.
-fn bind_assignments(assignments: &[ast::Assignment], def: &TableDef, scope: &Scope<'_>) -> Result<Vec<(ColumnPos, Expr)>, WireError> {
+fn bind_assignments(
+    assignments: &[ast::Assignment],
+    def: &TableDef,
+    scope: &Scope<'_>,
+) -> Result<Vec<(ColumnPos, Expr)>, WireError> {
     let mut set = Vec::with_capacity(assignments.len());
     for (column, expr) in flatten(assignments, def)? {
         set.push((column, bind_assigned(column, expr, def, scope).map_err(|e| e.refuse("ON CONFLICT"))?));
@@ -538,7 +551,10 @@ fn bind_assignments(assignments: &[ast::Assignment], def: &TableDef, scope: &Sco
 ///
 /// # Errors
 /// Unknown columns, one assigned twice, tuples of different lengths.
-pub(super) fn flatten<'e>(assignments: &'e [ast::Assignment], def: &TableDef) -> Result<Vec<(ColumnPos, &'e Ast)>, WireError> {
+pub(super) fn flatten<'e>(
+    assignments: &'e [ast::Assignment],
+    def: &TableDef,
+) -> Result<Vec<(ColumnPos, &'e Ast)>, WireError> {
     let mut out: Vec<(ColumnPos, &Ast)> = Vec::with_capacity(assignments.len());
     for assignment in assignments {
         match (&assignment.target, &assignment.value) {
@@ -574,12 +590,18 @@ pub(super) fn bind_assigned(column: ColumnPos, expr: &Ast, def: &TableDef, scope
             Fill::Value(value) => Ok(Expr::Value(value)),
             Fill::Uuid => Ok(Expr::Value(coerce(random_uuid()?, target.ty).map_err(|m| m.of_column(&target.name))?)),
             Fill::Expr(default) => bind_assigned(column, &default, def, &Scope { table: None, ..*scope }),
-            Fill::Next => Err(WireError::unsupported(format!("SET \"{}\" = DEFAULT of a column that counts by itself", target.name)).into()),
+            Fill::Next => Err(WireError::unsupported(format!(
+                "SET \"{}\" = DEFAULT of a column that counts by itself",
+                target.name
+            ))
+            .into()),
         };
     }
     let bound = bind::bind(expr, scope)?;
     match bound.expr {
-        Expr::Value(value) => Ok(Expr::Value(coerce(value, target.ty).map_err(|misfit| misfit.of_column(&target.name))?)),
+        Expr::Value(value) => {
+            Ok(Expr::Value(coerce(value, target.ty).map_err(|misfit| misfit.of_column(&target.name))?))
+        }
         expr => Ok(expr),
     }
 }

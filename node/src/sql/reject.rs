@@ -16,7 +16,8 @@ pub fn propose_error(error: ProposeError) -> WireError {
 /// A local failure while reading; what it was goes to the log, not to the client.
 pub fn read_error(error: &Fatal) -> WireError {
     tracing::error!(%error, "a read failed");
-    WireError::new(Code::Internal, "the storage of this node failed").hint("see the node's log; another node can answer")
+    WireError::new(Code::Internal, "the storage of this node failed")
+        .hint("see the node's log; another node can answer")
 }
 
 /// A refusal as the client sees it.
@@ -28,16 +29,16 @@ pub fn wire_error(rejected: Rejected) -> WireError {
             .hint("look whether the change is there before sending it again under a new id"),
         Rejected::Busy => WireError { sqlstate: Some("53300".into()), ..WireError::new(Code::Busy, message) }
             .hint("send less at once or later"),
-        Rejected::Conflict => {
-            WireError::sql("40001", message).hint("nothing was written; run the statement again, or name the rows by their key")
-        }
+        Rejected::Conflict => WireError::sql("40001", message)
+            .hint("nothing was written; run the statement again, or name the rows by their key"),
         Rejected::StaleCatalog { current: None, .. } => {
             WireError::sql("42P01", "the table was dropped meanwhile").hint("nothing was written")
         }
-        Rejected::StaleCatalog { .. } => {
-            WireError::sql("40001", "the table was altered meanwhile").hint("nothing was written; run the statement again")
+        Rejected::StaleCatalog { .. } => WireError::sql("40001", "the table was altered meanwhile")
+            .hint("nothing was written; run the statement again"),
+        Rejected::Duplicate { detail, .. } => {
+            WireError::sql("23505", message).detail(format!("Key {detail} already exists."))
         }
-        Rejected::Duplicate { detail, .. } => WireError::sql("23505", message).detail(format!("Key {detail} already exists.")),
         Rejected::NotNull { column, .. } => {
             WireError::sql("23502", message).hint(format!("give \"{column}\" a value, or the column a DEFAULT"))
         }

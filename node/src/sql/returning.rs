@@ -38,7 +38,12 @@ impl Returning {
     ///
     /// # Errors
     /// Unknown columns; `0A000` for what core cannot compute.
-    pub fn bind(items: &[SelectItem], table: &TableDef, scope: &Scope<'_>, spelled: &(dyn Fn(&str) -> String + Send + Sync)) -> Result<Self, WireError> {
+    pub fn bind(
+        items: &[SelectItem],
+        table: &TableDef,
+        scope: &Scope<'_>,
+        spelled: &(dyn Fn(&str) -> String + Send + Sync),
+    ) -> Result<Self, WireError> {
         let mut out = Self::default();
         for item in items {
             match item {
@@ -94,7 +99,8 @@ impl Returning {
         for (at, item) in self.items.iter().enumerate() {
             out.push(match item {
                 Item::Column(position) => {
-                    let again = self.items[at + 1..].iter().any(|later| !matches!(later, Item::Column(p) if p != position));
+                    let again =
+                        self.items[at + 1..].iter().any(|later| !matches!(later, Item::Column(p) if p != position));
                     match row.get_mut(usize::from(*position)) {
                         Some(value) if again => value.clone(),
                         Some(value) => std::mem::take(value),

@@ -39,14 +39,18 @@ use super::write::{self, Attempts, WriteContext};
 /// Whatever is wrong with it; nothing was written then.
 pub async fn run_update(ctx: &WriteContext<'_>, update: &Update, sink: &mut dyn Sink) -> Result<Done, WireError> {
     if update.limit.is_some() || !update.order_by.is_empty() {
-        return Err(WireError::unsupported("UPDATE with ORDER BY or LIMIT").hint("use WHERE key IN (SELECT key ... LIMIT n)"));
+        return Err(
+            WireError::unsupported("UPDATE with ORDER BY or LIMIT").hint("use WHERE key IN (SELECT key ... LIMIT n)")
+        );
     }
     if update.output.is_some() || update.or.is_some() {
         return Err(WireError::unsupported("OUTPUT or OR in UPDATE"));
     }
     let mut from = vec![update.table.clone()];
     match &update.from {
-        Some(UpdateTableFromKind::AfterSet(more) | UpdateTableFromKind::BeforeSet(more)) => from.extend(more.iter().cloned()),
+        Some(UpdateTableFromKind::AfterSet(more) | UpdateTableFromKind::BeforeSet(more)) => {
+            from.extend(more.iter().cloned())
+        }
         None => {}
     }
     let change = Change {
@@ -66,7 +70,9 @@ pub async fn run_update(ctx: &WriteContext<'_>, update: &Update, sink: &mut dyn 
 /// Whatever is wrong with it; nothing was written then.
 pub async fn run_delete(ctx: &WriteContext<'_>, delete: &Delete, sink: &mut dyn Sink) -> Result<Done, WireError> {
     if delete.limit.is_some() || !delete.order_by.is_empty() {
-        return Err(WireError::unsupported("DELETE with ORDER BY or LIMIT").hint("use WHERE key IN (SELECT key ... LIMIT n)"));
+        return Err(
+            WireError::unsupported("DELETE with ORDER BY or LIMIT").hint("use WHERE key IN (SELECT key ... LIMIT n)")
+        );
     }
     if delete.output.is_some() {
         return Err(WireError::unsupported("OUTPUT in DELETE").hint("use RETURNING"));
@@ -150,7 +156,8 @@ impl Change<'_> {
                 params: ctx.params,
                 now: Some(write::now_micros()),
             };
-            let returning = self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
+            let returning =
+                self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
             let (ops, reads) = self.evaluate(ctx, &catalog, table).await?;
             let proposal = ctx.proposal(table, ops, reads, returning.is_some());
             match ctx.propose(table.shard, proposal).await {
@@ -173,7 +180,8 @@ impl Change<'_> {
         table: &TableDesc,
     ) -> Result<(Vec<Op>, Vec<ReadCheck>), WireError> {
         let def = &table.def;
-        let mut exprs: Vec<Ast> = def.primary_key.iter().map(|c| self.column(&def.columns[usize::from(*c)].name)).collect();
+        let mut exprs: Vec<Ast> =
+            def.primary_key.iter().map(|c| self.column(&def.columns[usize::from(*c)].name)).collect();
         let mut set: Vec<(ColumnPos, Source)> = Vec::new();
         for (column, expr) in insert::flatten(self.assignments.unwrap_or_default(), def)? {
             let expr = match default_of(column, expr, table)? {
@@ -236,8 +244,11 @@ impl Change<'_> {
             let value = row.get_mut(at).map(std::mem::take).unwrap_or_default();
             // An outer join's row without a match on our side changes nothing; it cannot come out of these joins.
             if value.is_null() {
-                return Err(WireError::new(Code::Invalid, format!("the join gives rows without a row of \"{}\"", def.name))
-                    .hint("use an inner join"));
+                return Err(WireError::new(
+                    Code::Invalid,
+                    format!("the join gives rows without a row of \"{}\"", def.name),
+                )
+                .hint("use an inner join"));
             }
             let column = &def.columns[usize::from(*column)];
             key.push(coerce(value, column.ty).map_err(|m| m.of_column(&column.name))?);

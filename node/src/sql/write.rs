@@ -144,7 +144,11 @@ impl<'a> WriteContext<'a> {
 ///
 /// # Errors
 /// `42P01`, with the nearest name; `42809` for a view.
-pub fn resolve<'a>(catalog: &'a Catalog, database: DatabaseId, name: &ast::ObjectName) -> Result<&'a TableDesc, WireError> {
+pub fn resolve<'a>(
+    catalog: &'a Catalog,
+    database: DatabaseId,
+    name: &ast::ObjectName,
+) -> Result<&'a TableDesc, WireError> {
     let (database, table) = locate(catalog, database, name)?;
     if let Some(desc) = catalog.tables.get(&(database, table.clone())).filter(|d| d.public) {
         return Ok(desc);
@@ -161,7 +165,9 @@ pub fn resolve<'a>(catalog: &'a Catalog, database: DatabaseId, name: &ast::Objec
         .map(|((_, key), desc)| (strsim::damerau_levenshtein(key, &table), &desc.def.name))
         .min();
     Err(match near {
-        Some((distance, name)) if distance <= 2 && distance < table.len() => error.hint(format!("did you mean \"{name}\"?")),
+        Some((distance, name)) if distance <= 2 && distance < table.len() => {
+            error.hint(format!("did you mean \"{name}\"?"))
+        }
         _ => error,
     })
 }
@@ -170,7 +176,11 @@ pub fn resolve<'a>(catalog: &'a Catalog, database: DatabaseId, name: &ast::Objec
 ///
 /// # Errors
 /// `3D000` for an unknown database, `42601` for too many parts.
-pub fn locate(catalog: &Catalog, database: DatabaseId, name: &ast::ObjectName) -> Result<(DatabaseId, String), WireError> {
+pub fn locate(
+    catalog: &Catalog,
+    database: DatabaseId,
+    name: &ast::ObjectName,
+) -> Result<(DatabaseId, String), WireError> {
     let parts: Vec<String> = name
         .0
         .iter()
@@ -182,7 +192,10 @@ pub fn locate(catalog: &Catalog, database: DatabaseId, name: &ast::ObjectName) -
         [schema, table] if schema == "public" => (None, table),
         [db, table] => (Some(db), table),
         [db, schema, table] if schema == "public" => (Some(db), table),
-        _ => return Err(WireError::sql("42601", format!("improper qualified name \"{name}\"")).hint("write table or database.table")),
+        _ => {
+            return Err(WireError::sql("42601", format!("improper qualified name \"{name}\""))
+                .hint("write table or database.table"));
+        }
     };
     match qualifier {
         None => Ok((database, table.clone())),
@@ -277,7 +290,10 @@ pub fn check_writable(router: &dyn Router) -> Result<(), WireError> {
         return Ok(());
     }
     let master = router.master().map(|m| m.address);
-    let error = WireError { sqlstate: Some("25006".into()), ..WireError::new(Code::ReadOnly, "this node is a read-only replica") };
+    let error = WireError {
+        sqlstate: Some("25006".into()),
+        ..WireError::new(Code::ReadOnly, "this node is a read-only replica")
+    };
     Err(match &master {
         Some(address) => error.hint(format!("write on the master at {address}")).redirect(master.clone()),
         None => error.hint("no master is known at the moment"),

@@ -271,7 +271,16 @@ impl Plan<'_> {
             engine: RwLock::new(Some(opened.engine)),
             distrusted: AtomicBool::new(false),
         }));
-        Ok(Store::Opened(Box::new(Opened { clock, shards, log, reader: self.reader, catalog, closing, rebuilt, scrubs })))
+        Ok(Store::Opened(Box::new(Opened {
+            clock,
+            shards,
+            log,
+            reader: self.reader,
+            catalog,
+            closing,
+            rebuilt,
+            scrubs,
+        })))
     }
 
     fn look(&self, boot: &str, checkpoint: &Checkpoint) -> Look {

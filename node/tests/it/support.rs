@@ -81,14 +81,6 @@ impl TestNode {
         status.code()
     }
 
-    /// The exit code of a node that ends by itself.
-    pub fn exit_code(&mut self) -> Option<i32> {
-        let child = self.child.as_mut().unwrap();
-        let status = eventually("the node ends", || child.try_wait().unwrap().ok_or_else(|| "still running".into()));
-        self.child = None;
-        status.code()
-    }
-
     pub fn wipe(&self) {
         assert!(self.child.is_none());
         std::fs::remove_dir_all(&self.data).unwrap();
