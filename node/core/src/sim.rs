@@ -9,6 +9,7 @@
 
 mod chaos;
 pub(crate) mod disk;
+mod partly;
 mod reader;
 mod script;
 
