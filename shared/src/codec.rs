@@ -477,3 +477,6 @@ pub async fn refuse_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, erro
     // Nothing depends on whether the line arrives.
     let _ = tokio::time::timeout(Duration::from_millis(500), farewell).await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,3 +181,6 @@ pub struct Problem {
     /// What to do.
     pub hint: String,
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -384,3 +384,6 @@ pub enum Greeting {
     /// Refused, with the reason.
     Refused(WireError),
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,8 @@ pub struct ResultStream<'a> {
     columns: Arc<[Column]>,
     rows: Vec<Vec<Value>>,
     done: Option<Done>,
-    failed: bool,
+    /// Nothing more comes: the end was seen, or it failed.
+    ended: bool,
     /// Batches taken since the server last got credit.
     taken: u32,
 }
@@ -75,10 +76,11 @@ impl<'a> ResultStream<'a> {
             return Err(client.out_of_step("query"));
         };
         let columns = columns.map(Arc::from).or(known).unwrap_or_else(|| Arc::from([]));
+        let ended = done.is_some();
         if let Some(done) = &done {
             client.finish(done);
         }
-        Ok(Self { client, request: first.request, writes, columns, rows, done, failed: false, taken: 1 })
+        Ok(Self { client, request: first.request, writes, columns, rows, done, ended, taken: 1 })
     }
 
     /// The result's columns; empty for a statement without a result.
@@ -92,7 +94,7 @@ impl<'a> ResultStream<'a> {
             if !self.rows.is_empty() {
                 return Ok(Some(std::mem::take(&mut self.rows)));
             }
-            if self.done.is_some() || self.failed {
+            if self.ended {
                 return Ok(None);
             }
             self.receive().await?;
@@ -127,19 +129,20 @@ impl<'a> ResultStream<'a> {
                     self.client.finish(done);
                 }
                 self.rows = rows;
+                self.ended = done.is_some();
                 self.done = done;
                 Ok(())
             }
             Ok(Response::Error(error)) => {
-                self.failed = true;
+                self.ended = true;
                 Err(error.into())
             }
             Ok(_) => {
-                self.failed = true;
+                self.ended = true;
                 Err(self.client.out_of_step("query"))
             }
             Err(reason) => {
-                self.failed = true;
+                self.ended = true;
                 self.client.lose(&reason);
                 Err(broken(&reason, self.writes))
             }
@@ -162,8 +165,7 @@ impl<'a> ResultStream<'a> {
 
 impl Drop for ResultStream<'_> {
     fn drop(&mut self) {
-        if self.done.is_none()
-            && !self.failed
+        if !self.ended
             && let Some(link) = &mut self.client.link
         {
             link.abandoned = Some(self.request);
