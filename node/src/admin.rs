@@ -268,4 +268,4 @@ fn node_number(name: &str) -> (u64, String) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

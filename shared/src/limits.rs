@@ -49,8 +49,6 @@ pub const HANDSHAKES_MAX: usize = 1024;
 pub const UNREAD_MS_MAX: u64 = 30_000;
 /// Requests a session may send ahead of the one that runs.
 pub const PIPELINE_MAX: usize = 256;
-/// Deadline of a statement that names none, in milliseconds.
-pub const DEADLINE_MS_DEFAULT: u64 = 30_000;
 /// Prepared statements of one session.
 pub const PREPARED_MAX: usize = 1000;
 /// Proposals a shard keeps in flight before it answers `busy`.

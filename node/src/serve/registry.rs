@@ -110,6 +110,12 @@ impl Registry {
         lock(&self.sessions).len()
     }
 
+    /// Some session.
+    #[cfg(test)]
+    pub(super) fn any(&self) -> Option<Arc<Handle>> {
+        lock(&self.sessions).values().next().cloned()
+    }
+
     /// Whether no session is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
