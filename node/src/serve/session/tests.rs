@@ -20,7 +20,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::metrics::Meters;
 use crate::report::{Counters, NodeReport, NodeState, PeerDoor, Reports};
 use crate::router::{Identity, ProposeError, ReadPoint, Router};
 use crate::serve::Sessions;
