@@ -96,6 +96,9 @@ enum End {
     Signal(u8),
 }
 
+/// A failure that the user has been told of.
+struct Told;
+
 struct Shell<'a> {
     session: &'a mut Session,
     editor: Handle,
@@ -245,20 +248,20 @@ impl Shell<'_> {
                 }
                 Err(error) => {
                     eprint!("{}", plain_error(&WireError::new(Code::Invalid, error.to_string()), paint));
-                    Err(())
+                    Err(Told)
                 }
             };
             match result {
                 Ok(true) => {}
                 Ok(false) => return false,
                 // What was entered behind it may depend on it.
-                Err(()) => return true,
+                Err(Told) => return true,
             }
         }
         true
     }
 
-    async fn command(&mut self, command: Command, at: Option<Statement>) -> Result<bool, ()> {
+    async fn command(&mut self, command: Command, at: Option<Statement>) -> Result<bool, Told> {
         let goes = matches!(command, Command::Go { .. } | Command::Watch { .. });
         let connects = matches!(command, Command::Connect(_));
         let before = self.session.options().clone();
@@ -288,8 +291,8 @@ impl Shell<'_> {
         }
     }
 
-    /// Tells a failure.
-    fn tell(&mut self, failure: Failure, statement: Option<&Statement>) {
+    /// Tells a failure; what was entered behind it is not run.
+    fn tell(&mut self, failure: Failure, statement: Option<&Statement>) -> Told {
         let paint = self.session.display.paint;
         let lost = matches!(failure, Failure::NoConnection(_));
         let error = failure.into_wire();
@@ -300,6 +303,7 @@ impl Shell<'_> {
         if lost {
             self.session.display.say("the next statement tries to connect again");
         }
+        Told
     }
 }
 

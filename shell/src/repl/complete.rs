@@ -305,8 +305,7 @@ fn tables_of<'a>(statement: &[&Token], known: &'a Known) -> Vec<Used<'a>> {
         if !begins {
             continue;
         }
-        loop {
-            let Some(first) = statement.get(at).and_then(|t| word_of(t)) else { break };
+        while let Some(first) = statement.get(at).and_then(|t| word_of(t)) {
             let (database, name, mut next) = match statement.get(at + 1..at + 3) {
                 Some([Token::Period, Token::Word(table)]) => (first.value.as_str(), table.value.as_str(), at + 3),
                 _ => (known.database.as_str(), first.value.as_str(), at + 1),
