@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_shared::client::{Client, ClientError};
-use quorate_shared::status::{ClusterStatus, NodeStatus, Problem, SCHEMA, Verdict};
+use quorate_shared::status::{ClusterStatus, NodeKind, NodeStatus, Problem, SCHEMA, Verdict};
+use quorate_shared::url::Address;
 use quorate_shared::value::Value;
 
 use crate::args::StatusArgs;
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Collector {
     options: Options,
     client: Option<Client>,
+    /// The last picture: its nodes are asked too, and stay in the picture when nobody answers any more.
+    last: Option<ClusterStatus>,
 }
 
 impl Collector {
@@ -34,14 +37,17 @@ impl Collector {
         // A picture is of the cluster: no database or setting must keep a session from opening.
         options.database = None;
         options.settings.clear();
-        Collector { options, client: None }
+        Collector { options, client: None, last: None }
     }
 
     /// The next picture.
     pub async fn next(&mut self) -> ClusterStatus {
         let patience = self.options.timeout.unwrap_or(PATIENCE);
         match tokio::time::timeout(patience, self.ask()).await {
-            Ok(Ok(status)) => status,
+            Ok(Ok(status)) => {
+                self.remember(&status);
+                status
+            }
             Ok(Err(error)) => {
                 self.client = None;
                 self.nobody(&error)
@@ -53,6 +59,14 @@ impl Collector {
                 self.nobody(&ClientError::NoConnection { tried })
             }
         }
+    }
+
+    /// Whoever is in the picture can be asked for the next one.
+    fn remember(&mut self, status: &ClusterStatus) {
+        let known = status.nodes.iter().filter_map(|n| n.addr.parse::<Address>().ok());
+        let new: Vec<Address> = known.filter(|a| !self.options.hosts.contains(a)).collect();
+        self.options.hosts.extend(new);
+        self.last = Some(status.clone());
     }
 
     async fn ask(&mut self) -> Result<ClusterStatus, ClientError> {
@@ -79,17 +93,21 @@ impl Collector {
             since: taken_at.clone(),
             hint: format!("check that a node runs at {address} and can be reached from here"),
         };
-        let node = |(address, reason): &(String, String)| NodeStatus {
-            id: String::new(),
-            addr: address.clone(),
-            reachable: false,
-            error: Some(reason.clone()),
+        let gone = |id: &str, addr: &str, kind| NodeStatus {
+            id: id.to_owned(),
+            addr: addr.to_owned(),
+            kind,
+            error: Some(tried.iter().find(|(a, _)| a == addr).map_or("not asked", |(_, why)| why).to_owned()),
             ..NodeStatus::default()
         };
+        let seen = self.last.as_ref().map(|s| s.nodes.as_slice()).unwrap_or_default();
+        let strangers = tried.iter().filter(|(address, _)| !seen.iter().any(|n| n.addr == *address));
+        let nodes = seen.iter().map(|n| gone(&n.id, &n.addr, n.kind));
         ClusterStatus {
             schema: SCHEMA,
+            cluster: self.last.as_ref().and_then(|s| s.cluster.clone()),
             verdict: Verdict::Unknown,
-            nodes: tried.iter().map(node).collect(),
+            nodes: nodes.chain(strangers.map(|(address, _)| gone("", address, NodeKind::default()))).collect(),
             problems: tried.iter().map(problem).collect(),
             taken_at,
             ..ClusterStatus::default()
@@ -156,8 +174,6 @@ pub fn now() -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_shared::url::Address;
-
     use super::*;
     use crate::config::FileConfig;
 
@@ -185,6 +201,15 @@ mod tests {
         assert_eq!(status.nodes[0].addr, format!("127.0.0.1:{port}"));
         assert!(status.nodes[0].error.is_some() && !status.nodes[0].reachable);
         assert_eq!(status.problems[0].name, "NodeUnreachable");
+        let mut collector = Collector::new(&options(port));
+        let node =
+            |id: &str, addr: &str| NodeStatus { id: id.to_owned(), addr: addr.to_owned(), ..NodeStatus::default() };
+        let nodes = vec![node("n1", &format!("127.0.0.1:{port}")), node("n2", "127.0.0.1:1")];
+        collector.remember(&ClusterStatus { nodes, ..ClusterStatus::default() });
+        let later = collector.next().await;
+        let ids: Vec<_> = later.nodes.iter().map(|n| n.id.as_str()).collect();
+        assert_eq!(ids, ["n1", "n2"], "nodes seen before stay in the picture");
+        assert!(later.nodes.iter().all(|n| n.error.is_some()));
         assert_eq!(status.taken_at.len(), "2026-01-31T12:34:56.789Z".len());
     }
 }

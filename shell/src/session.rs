@@ -26,6 +26,8 @@ use crate::render::{Renderer, Style};
 
 /// After this long without an answer to a cancel the user is told.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+/// A statement that waits (for a leader, mostly) says so after this long.
+const WAIT_TOLD_AFTER: Duration = Duration::from_secs(1);
 /// The longest attempt to connect to one node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -143,14 +145,40 @@ impl Interrupts {
     }
 }
 
-/// What the client says of itself, told at most once in a row.
+/// What the client says of itself, made into one line per move and per long wait.
 #[derive(Default)]
 struct Events {
     quiet: bool,
     paint: Paint,
-    last: String,
-    /// Told above a prompt instead of on standard error.
+    /// The last loss, told together with where the session goes on.
+    lost: Option<String>,
+    /// Since when the statement waits; told once when it has been long.
+    waiting: Option<(Instant, bool)>,
+    /// How often the session has moved.
     moved: u64,
+}
+
+impl Events {
+    /// What to tell now, if anything.
+    fn hear(&mut self, event: &Event) -> Option<String> {
+        match event {
+            Event::Lost { .. } => {
+                self.lost = Some(event.to_string());
+                None
+            }
+            Event::Moved { .. } => {
+                self.moved += 1;
+                let lost = self.lost.take().map(|l| format!("{l}; ")).unwrap_or_default();
+                Some(format!("{lost}{event}"))
+            }
+            Event::Waiting { .. } => {
+                let (since, told) = self.waiting.get_or_insert((Instant::now(), false));
+                let tell = !*told && since.elapsed() >= WAIT_TOLD_AFTER;
+                *told |= tell;
+                tell.then(|| event.to_string())
+            }
+        }
+    }
 }
 
 impl Session {
@@ -229,6 +257,7 @@ impl Session {
     /// Runs one statement and writes its result.
     pub async fn execute(&mut self, sql: &str, style: Style) -> Result<Ran, Failure> {
         let started = Instant::now();
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).waiting = None;
         let handle = self.client.cancel_handle();
         let deadline_ms = self.options.timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
         let query = QueryOptions { deadline_ms, read_only: self.options.read_only, ..QueryOptions::default() };
@@ -300,7 +329,6 @@ impl Session {
 
     /// What is to be said about a statement that succeeded.
     fn tell(&mut self, ran: &Ran) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).last.clear();
         for notice in &ran.done.notices {
             let label = format!("{}:", notice.severity);
             let warning = notice.severity == "warning";
@@ -406,15 +434,9 @@ fn listen(client: &mut Client, events: &Arc<Mutex<Events>>) {
     let events = events.clone();
     client.set_listener(Some(Arc::new(move |event: &Event| {
         let mut state = events.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = event.to_string();
-        if matches!(event, Event::Moved { .. }) {
-            state.moved += 1;
-        }
-        // A node that asks for patience says so again and again.
-        if !state.quiet && state.last != text {
+        if let Some(text) = state.hear(event).filter(|_| !state.quiet) {
             eprintln!("{}", state.paint.dim(&text));
         }
-        state.last = text;
     })));
 }
 
@@ -444,6 +466,18 @@ pub fn colors() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_move_is_one_line_and_a_short_wait_none() {
+        let mut events = Events::default();
+        let node = quorate_shared::ids::NodeId::new;
+        let lost = Event::Lost { node: node(1), address: "a:1".into(), reason: "reset".into() };
+        assert_eq!(events.hear(&lost), None);
+        assert_eq!(events.hear(&Event::Waiting { reason: "no leader".into() }), None);
+        let moved = events.hear(&Event::Moved { node: node(2), address: "b:2".into() });
+        assert_eq!(moved.as_deref(), Some("lost n1 (a:1): reset; moved to n2 (b:2)"));
+        assert_eq!(events.moved, 1);
+    }
 
     #[test]
     fn what_a_statement_did() {

@@ -119,7 +119,7 @@ fn measure(options: &Options, args: &BenchArgs) -> bench::Options {
 
 /// Statements: from the command line, a pipe, or a person.
 async fn sql(args: &Args, options: Options, paint: Paint) -> u8 {
-    let interactive = args.inputs.is_empty() && io::stdin().is_terminal();
+    let interactive = args.inputs.is_empty() && io::stdin().is_terminal() && io::stdout().is_terminal();
     let inputs = if args.inputs.is_empty() { vec![Input::File("-".into())] } else { args.inputs.clone() };
     let from_file = inputs.iter().any(|i| matches!(i, Input::File(_)));
     let display = Display {

@@ -15,8 +15,11 @@ use std::fmt::Write as _;
 use quorate_shared::error::{Code, WireError};
 use unicode_width::UnicodeWidthStr;
 
+use sqlparser::tokenizer::Token;
+
 use super::aligned::printable;
 use crate::args::nearest;
+use crate::repl::highlight::tokens;
 use crate::script::split::{Place, Statement};
 
 /// Characters of a line shown before and behind the place.
@@ -71,7 +74,7 @@ impl Paint {
 
 /// A failed statement. `source` is left out where the text was just typed.
 pub fn statement_error(source: Option<&Source>, statement: &Statement, error: &WireError, paint: Paint) -> String {
-    let chars = error.position.map(|p| p as usize);
+    let chars = error.position.map(|p| p as usize).or_else(|| named(statement, error));
     let place = statement.place.after(&statement.text, chars.unwrap_or(0));
     let mut out = String::new();
     if let Some(source) = source {
@@ -144,6 +147,25 @@ fn excerpt(out: &mut String, statement: &Statement, place: Place, caret: bool, p
     }
 }
 
+/// Texts longer than this are not searched for the name an error is about.
+const SEARCH_BYTES_MAX: usize = 256 << 10;
+
+/// For an error about a name that came without a position: where (in characters) the statement has the name first.
+fn named(statement: &Statement, error: &WireError) -> Option<usize> {
+    const ABOUT_NAMES: [&str; 6] = ["42703", "42P01", "42704", "3D000", "42883", "42702"];
+    if !ABOUT_NAMES.contains(&error.sqlstate.as_deref()?) || statement.text.len() > SEARCH_BYTES_MAX {
+        return None;
+    }
+    let name = error.message.split('"').nth(1)?;
+    let name = name.rsplit('.').next().filter(|n| !n.is_empty())?;
+    let (tokens, _) = tokens(&statement.text);
+    let (_, from, _) = tokens.iter().find(|(token, ..)| match token {
+        Token::Word(word) => word.value.eq_ignore_ascii_case(name),
+        _ => false,
+    })?;
+    Some(statement.text.get(..*from)?.chars().count())
+}
+
 /// For a syntax error at the first word of a statement: the word that may have been meant.
 fn misspelt(statement: &Statement, error: &WireError) -> Option<&'static str> {
     if error.sqlstate.as_deref() != Some("42601") || error.position.is_some_and(|p| p > 0) {
@@ -188,6 +210,23 @@ mod tests {
            2 | from usres
              |      ^
         detail: in database main
+        "#);
+    }
+
+    #[test]
+    fn a_name_without_a_position_is_searched_for() {
+        let error = WireError::sql("42703", "column \"titel\" does not exist").hint("did you mean \"title\"?");
+        let shown = statement_error(
+            Some(&Source::new("-e")),
+            &statement("select 'titel', a.Titel", 1, 1),
+            &error,
+            Paint::default(),
+        );
+        insta::assert_snapshot!(shown, @r#"
+        -e:1:19: error: column "titel" does not exist [42703]
+           1 | select 'titel', a.Titel
+             |                   ^
+        hint: did you mean "title"?
         "#);
     }
 

@@ -20,7 +20,7 @@ const MATCHING: &str = "1;4";
 const COMMAND: &str = "1;35";
 
 /// The tokens of a text that may be unfinished, and the byte where the tokenizer gave up.
-pub(super) fn tokens(text: &str) -> (Vec<(Token, usize, usize)>, Option<usize>) {
+pub fn tokens(text: &str) -> (Vec<(Token, usize, usize)>, Option<usize>) {
     let dialect: &dyn Dialect = if text.contains('`') { &MySqlDialect {} } else { &PostgreSqlDialect {} };
     let mut found: Vec<TokenWithSpan> = Vec::new();
     let failed =

@@ -352,7 +352,7 @@ impl Splitter {
         let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_' || **b >= 0x80).count();
         match rest.get(length) {
             None if !self.finished => Step::NeedMore,
-            Some(b'$') if !rest.first().is_some_and(u8::is_ascii_digit) => {
+            Some(b'$') => {
                 let mut tag = Vec::with_capacity(length + 2);
                 tag.push(b'$');
                 tag.extend_from_slice(&rest[..=length]);
@@ -735,8 +735,8 @@ mod tests {
             Just("("),
             Just(")"),
             Just("ü"),
-            Just("-"),
-            Just("/"),
+            Just(" - "),
+            Just(" / "),
             Just("*"),
             Just("1"),
             Just("a$b")

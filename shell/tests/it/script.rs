@@ -140,6 +140,16 @@ fn outcome_unknown_has_its_own_code() {
 }
 
 #[test]
+fn a_lost_connection_is_found_again_and_told_in_one_line() {
+    let server = Server::start();
+    let ended = run(&["-h", &server.host(), "-e", "select gone"]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "back\ntrue\n"), "{}", ended.err);
+    assert_eq!(server.statements(), ["select gone", "select gone"]);
+    assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    assert!(ended.err.starts_with("lost n1") && ended.err.contains("moved to n1"), "{}", ended.err);
+}
+
+#[test]
 fn read_only_is_passed_on() {
     let server = Server::start();
     let ended = run(&["-h", &server.host(), "--read-only", "-e", "delete from t"]);

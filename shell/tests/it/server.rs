@@ -1,7 +1,7 @@
 //! A server that knows a few statements by heart.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quorate_shared::codec::{self, Connection};
@@ -30,6 +30,7 @@ struct Shared {
     sessions: AtomicU64,
     canceled: Notify,
     cancels: AtomicU64,
+    dropped: AtomicBool,
     verdict: Mutex<Verdict>,
 }
 
@@ -100,7 +101,7 @@ async fn serve(mut connection: Connection, shared: Arc<Shared>, address: SocketA
                 shared.statements.lock().unwrap_or_else(PoisonError::into_inner).push(sql.clone());
                 if options.read_only && !sql.to_lowercase().starts_with("select") {
                     vec![Response::Error(WireError::new(Code::ReadOnly, "the session is read only"))]
-                } else if sql == "select gone" {
+                } else if sql == "select gone" && !shared.dropped.swap(true, Ordering::SeqCst) {
                     return Ok(());
                 } else if sql.starts_with("select sleep") {
                     shared.canceled.notified().await;
@@ -167,6 +168,7 @@ fn answer(sql: &str) -> Vec<Response> {
     };
     match lower.as_str() {
         "select 1" => rows(vec![column("a", SqlType::Int)], vec![vec![Value::Int(1)]]),
+        "select gone" => rows(vec![column("back", SqlType::Bool)], vec![vec![Value::Bool(true)]]),
         "select all" => {
             let columns = vec![
                 column("n", SqlType::Int),
