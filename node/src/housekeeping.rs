@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::driver::{Driver, Failure};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
-use crate::peers::message::Founding;
+use crate::peers::message::{Ask, Founding};
 use crate::reporting::NodeReports;
 use crate::store::engine::EngineHandle;
 use crate::store::{free_bytes, used_bytes};
@@ -33,6 +33,8 @@ const DISK_EVERY: Duration = Duration::from_secs(1);
 const USAGE_EVERY: Duration = Duration::from_secs(10);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 const LEADERS_EVERY: Duration = Duration::from_secs(1);
+/// How often every other node is told that this one is there.
+const HERE_EVERY: Duration = Duration::from_secs(1);
 /// A data shard's leader hands over to the master after seeing it elsewhere so many times in a row.
 const ELSEWHERE_MAX: u32 = 3;
 /// Pause between attempts to write to the catalog.
@@ -90,6 +92,8 @@ pub fn start(
     spawn(Box::pin(async move { k.register().await }));
     let k = with(keeping);
     spawn(Box::pin(async move { k.follow_catalog().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.be_heard().await }));
     if keeping.config.kind() == NodeKind::Voter {
         let k = with(keeping);
         spawn(Box::pin(async move { k.first_database().await }));
@@ -250,6 +254,16 @@ impl Housekeeping {
                 tracing::info!(shard = %ShardId::DATA, to = ?master, "hands over leadership to the master");
                 self.driver.input(ShardId::DATA, Input::Transfer { to: Some(replica) });
             }
+        }
+    }
+
+    /// Tells every node that this one is there: voters that follow the same leader have nothing else to say to each
+    /// other, and whether a node is down or only cut off from here is judged by who hears it.
+    async fn be_heard(&self) {
+        loop {
+            tokio::time::sleep(HERE_EVERY).await;
+            let others = self.forwarder.known().into_iter().map(|node| node.node);
+            others.filter(|node| *node != self.config.node).for_each(|node| self.peers.tell(node, Ask::Here));
         }
     }
 

@@ -516,7 +516,7 @@ impl Events {
             }
             Ask::Report => self.report(id, &answers),
             Ask::Progress { shard, report } if report.node == from => driver.input(shard, Input::Report(report)),
-            Ask::Progress { .. } => {}
+            Ask::Progress { .. } | Ask::Here => {}
         }
     }
 
@@ -547,7 +547,7 @@ impl PeerEvents for Events {
                 (None, Ask::ReadIndex { .. }) => {
                     Response::send(answers, request.id, Reply::ReadIndex(Err(Rejected::NotLeader(None))));
                 }
-                (None, Ask::Progress { .. }) => {}
+                (None, Ask::Progress { .. } | Ask::Here) => {}
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quorate_shared::error::WireError;
 use quorate_shared::ids::SessionId;
-use quorate_shared::limits::DATABASE_DEFAULT;
+use quorate_shared::limits::{DATABASE_DEFAULT, DATABASE_SYSTEM};
 use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::{ClientHello, Done, QueryOptions, SchemaInfo, TableInfo};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,9 @@ use crate::serve::{PreparedStatement, Sessions, Statements, schema};
 use crate::sql::plan::SqlEngine;
 use crate::sql::session::SqlSession;
 use crate::sql::{Sink, system};
+
+/// A name this much like another is worth a hint.
+const ALIKE: f64 = 0.7;
 
 /// Opens SQL sessions on one node.
 pub struct SqlSessions {
@@ -27,6 +30,24 @@ impl SqlSessions {
     pub fn new(router: Arc<dyn Router>, engine: Arc<SqlEngine>) -> Self {
         Self { router, engine }
     }
+
+    /// Refuses a database that is not there, as far as this node's catalog goes. Before the catalog's first database
+    /// nothing is there, so nothing is refused.
+    fn check_database(&self, name: &str) -> Result<(), WireError> {
+        let catalog = self.router.catalog();
+        let folded = name.to_lowercase();
+        let known = catalog.databases.contains_key(&folded) || folded == DATABASE_SYSTEM || folded == DATABASE_DEFAULT;
+        if known || catalog.databases.is_empty() {
+            return Ok(());
+        }
+        let alike = catalog.databases.iter().map(|(have, desc)| (strsim::jaro_winkler(have, &folded), desc));
+        let nearest = alike.filter(|(alike, _)| *alike >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
+        let error = WireError::sql("3D000", format!("database \"{name}\" does not exist"));
+        Err(match nearest {
+            Some((_, desc)) => error.hint(format!("did you mean \"{}\"?", desc.name)),
+            None => error.hint("SHOW DATABASES lists them"),
+        })
+    }
 }
 
 struct Session(SqlSession);
@@ -34,6 +55,7 @@ struct Session(SqlSession);
 impl Sessions for SqlSessions {
     fn open(&self, id: SessionId, hello: &ClientHello) -> Result<Box<dyn Statements>, WireError> {
         let database = hello.database.as_deref().filter(|d| !d.is_empty()).or(Some(DATABASE_DEFAULT));
+        database.map_or(Ok(()), |name| self.check_database(name))?;
         let (router, engine) = (self.router.clone(), self.engine.clone());
         Ok(Box::new(Session(SqlSession::new(router, engine, id, &hello.user, database, &hello.settings))))
     }

@@ -70,6 +70,8 @@ pub enum Ask {
         /// So far.
         report: ReaderReport,
     },
+    /// The sender is there; no response. So every node knows of every other whether it is.
+    Here,
 }
 
 /// The response to the request of the same id.
@@ -203,6 +205,7 @@ mod tests {
             applied: Index::new(1),
         };
         assert_eq!(hex(&ask(Ask::Progress { shard: ShardId::DATA, report })), "070209030104010302 01".replace(' ', ""));
+        assert_eq!(hex(&ask(Ask::Here)), "07020904");
         assert_eq!(hex(&Response { id: 7, body: Reply::ReadIndex(Ok(Index::new(5))) }), "07010005");
         assert_eq!(hex(&Response { id: 7, body: Reply::Proposed(Err(Rejected::Busy)) }), "07000103");
     }
