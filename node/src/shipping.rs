@@ -104,6 +104,9 @@ impl Server {
             Err(refusal) => return refuse(output, refusal).await,
         };
         tracing::info!(%reader, shard = %pull.shard, after = %pull.index, "ships its log");
+        // Not a sleep made anew in each round: the reader's reports come more often than a heartbeat is due.
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let changed = view.committed_changed.notified();
             tokio::pin!(changed);
@@ -124,7 +127,7 @@ impl Server {
                     Some(message) => self.note(&mut sender, &message, reader, pull.shard),
                     None => return Ok(()),
                 },
-                () = tokio::time::sleep(HEARTBEAT) => {
+                _ = beat.tick() => {
                     let heartbeat = sender.heartbeat(view.committed());
                     ship(output, &ServerMessage::Batch(heartbeat)).await?;
                 }
