@@ -124,6 +124,9 @@ impl Forwarder {
                     return NodeState::Stopped(format!("{}: {why}", view.shard));
                 }
             }
+            if driver.catalog().counters.is_none() {
+                return NodeState::Forming("it waits for the catalog's first entry".into());
+            }
         }
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -144,7 +147,7 @@ impl Forwarder {
     }
 
     /// Why nothing can be served here.
-    fn unavailable(&self) -> WireError {
+    pub fn unavailable(&self) -> WireError {
         let node = self.node;
         match self.state() {
             NodeState::LostLog(why) => WireError::new(Code::Internal, format!("{node} has lost its log: {why}"))

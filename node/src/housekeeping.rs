@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quorate_core::catalog::{Counters, DatabaseDesc, Descriptor, NodeDesc};
+use quorate_core::catalog::{Descriptor, NodeDesc};
 use quorate_core::keys::{CatalogKey, Key};
 use quorate_core::machine::Scrub;
 use quorate_core::proposal::{Op, Proposal};
 use quorate_core::shard::Input;
-use quorate_shared::ids::{DatabaseId, Index, NodeId, ShardId};
-use quorate_shared::limits::DATABASE_DEFAULT;
+use quorate_shared::ids::{Index, NodeId, ShardId};
 use quorate_shared::status::NodeKind;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -95,8 +94,6 @@ pub fn start(
     let k = with(keeping);
     spawn(Box::pin(async move { k.be_heard().await }));
     if keeping.config.kind() == NodeKind::Voter {
-        let k = with(keeping);
-        spawn(Box::pin(async move { k.first_database().await }));
         let k = with(keeping);
         spawn(Box::pin(async move { k.gather_leaders().await }));
     }
@@ -188,28 +185,6 @@ impl Housekeeping {
                 value: Some(desc.encode()),
             };
             self.put(vec![put], "register").await;
-            tokio::time::sleep(CATALOG_PAUSE).await;
-        }
-    }
-
-    /// The first database, written by whoever is first to lead `s0`.
-    async fn first_database(&self) {
-        loop {
-            if self.driver.catalog().counters.is_some() {
-                return;
-            }
-            if self.driver.view(ShardId::META).is_some_and(|view| view.leader().ready) {
-                let counters = Counters { database: 2, table: 1, job: 1 };
-                let database = DatabaseDesc { id: DatabaseId::new(1), name: DATABASE_DEFAULT.into() };
-                let put = |key: CatalogKey, value| Op::Put {
-                    key: Key::Catalog(key).encode(),
-                    expect: None,
-                    value: Some(value),
-                };
-                let database_key = CatalogKey::Database(database.id);
-                let puts = vec![put(CatalogKey::Counters, counters.encode()), put(database_key, database.encode())];
-                self.put(puts, "create the first database").await;
-            }
             tokio::time::sleep(CATALOG_PAUSE).await;
         }
     }

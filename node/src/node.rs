@@ -266,7 +266,7 @@ fn open_doors(
         Box::pin(async move { admin.picture(&*reports, forwarder.known()).await })
     }));
     let meters = Arc::new(Meters::default());
-    let sessions = Arc::new(SqlSessions::new(router.clone(), engine));
+    let sessions = Arc::new(SqlSessions::new(parts.forwarder.clone(), router.clone(), engine));
     let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone());
     doors.spawn(door.serve(listener, stop.clone()));
     if let Some(listener) = http {

@@ -10,6 +10,7 @@ use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::{ClientHello, Done, QueryOptions, SchemaInfo, TableInfo};
 use tokio_util::sync::CancellationToken;
 
+use crate::forward::Forwarder;
 use crate::router::Router;
 use crate::serve::{PreparedStatement, Sessions, Statements, schema};
 use crate::sql::plan::SqlEngine;
@@ -18,17 +19,20 @@ use crate::sql::{Sink, system};
 
 /// A name this much like another is worth a hint.
 const ALIKE: f64 = 0.7;
+/// What a statement about the system tables contains.
+const SYSTEM_TABLES: &str = "quorate.";
 
 /// Opens SQL sessions on one node.
 pub struct SqlSessions {
+    forwarder: Arc<Forwarder>,
     router: Arc<dyn Router>,
     engine: Arc<SqlEngine>,
 }
 
 impl SqlSessions {
     /// All sessions share one planner.
-    pub fn new(router: Arc<dyn Router>, engine: Arc<SqlEngine>) -> Self {
-        Self { router, engine }
+    pub fn new(forwarder: Arc<Forwarder>, router: Arc<dyn Router>, engine: Arc<SqlEngine>) -> Self {
+        Self { forwarder, router, engine }
     }
 
     /// Refuses a database that is not there, as far as this node's catalog goes. Before the catalog's first database
@@ -50,14 +54,27 @@ impl SqlSessions {
     }
 }
 
-struct Session(SqlSession);
+struct Session {
+    sql: SqlSession,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Session {
+    /// A node without a replica has no catalog either: it says why, rather than that nothing exists. The system tables
+    /// need neither.
+    fn check(&self, sql: &str) -> Result<(), WireError> {
+        let has_catalog = self.forwarder.driver().is_some_and(|driver| driver.catalog().counters.is_some());
+        if has_catalog || sql.contains(SYSTEM_TABLES) { Ok(()) } else { Err(self.forwarder.unavailable()) }
+    }
+}
 
 impl Sessions for SqlSessions {
     fn open(&self, id: SessionId, hello: &ClientHello) -> Result<Box<dyn Statements>, WireError> {
         let database = hello.database.as_deref().filter(|d| !d.is_empty()).or(Some(DATABASE_DEFAULT));
         database.map_or(Ok(()), |name| self.check_database(name))?;
         let (router, engine) = (self.router.clone(), self.engine.clone());
-        Ok(Box::new(Session(SqlSession::new(router, engine, id, &hello.user, database, &hello.settings))))
+        let sql = SqlSession::new(router, engine, id, &hello.user, database, &hello.settings);
+        Ok(Box::new(Session { sql, forwarder: self.forwarder.clone() }))
     }
 
     fn schema(&self) -> SchemaInfo {
@@ -88,11 +105,13 @@ impl Statements for Session {
         cancel: CancellationToken,
         sink: &mut dyn Sink,
     ) -> Result<Done, WireError> {
-        self.0.run(sql, params, options, cancel, sink).await
+        self.check(sql)?;
+        self.sql.run(sql, params, options, cancel, sink).await
     }
 
     async fn prepare(&mut self, sql: &str) -> Result<PreparedStatement, WireError> {
-        let info = self.0.prepare(sql).await?;
+        self.check(sql)?;
+        let info = self.sql.prepare(sql).await?;
         Ok(PreparedStatement {
             statement: info.statement,
             params: info.params,
@@ -109,14 +128,14 @@ impl Statements for Session {
         cancel: CancellationToken,
         sink: &mut dyn Sink,
     ) -> Result<Done, WireError> {
-        self.0.execute(statement, params, options, cancel, sink).await
+        self.sql.execute(statement, params, options, cancel, sink).await
     }
 
     fn close(&mut self, statement: u32) {
-        self.0.close(statement);
+        self.sql.close(statement);
     }
 
     fn database(&self) -> String {
-        self.0.settings().database.clone()
+        self.sql.settings().database.clone()
     }
 }

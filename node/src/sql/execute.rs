@@ -61,13 +61,20 @@ pub fn fast_plan(run: &Run, prepared: &Prepared) -> Result<Option<Arc<FastPlan>>
 
 fn can_be_fast(statement: &Statement) -> bool {
     match statement {
-        Statement::Query(query) => matches!(&*query.body, ast::SetExpr::Select(select) if select.selection.is_some() && select.from.len() == 1),
+        Statement::Query(query) => {
+            matches!(&*query.body, ast::SetExpr::Select(select) if select.selection.is_some() && select.from.len() == 1)
+        }
         Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => true,
         _ => false,
     }
 }
 
-fn plan_fast(run: &Run, parsed: &Parsed, statement: &Statement, catalog: &Catalog) -> Result<Option<FastPlan>, WireError> {
+fn plan_fast(
+    run: &Run,
+    parsed: &Parsed,
+    statement: &Statement,
+    catalog: &Catalog,
+) -> Result<Option<FastPlan>, WireError> {
     let Some(database) = catalog.database(&run.settings.database).map(|d| d.id) else { return Ok(None) };
     let spelled = |name: &str| parsed.spelling.of_name(name).to_owned();
     FastPlan::new(statement, catalog, database, parsed.params, &spelled)

@@ -103,3 +103,32 @@ fn sigterm_hands_over_and_ends_cleanly() {
     cluster.wait_ready();
     assert_eq!(sql.number("SELECT count(*) FROM t"), 1);
 }
+
+#[test]
+fn a_full_disk_refuses_writes_and_reads_go_on() {
+    let mut cluster = TestCluster::started(1, 0);
+    let mut sql = Sql::on(cluster.node(1));
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    sql.must("INSERT INTO t VALUES (1)");
+    cluster.node(1).kill();
+    cluster.node(1).set_flag("--disk-reserve-mb", "1000000000");
+    cluster.node(1).start();
+    cluster.wait_ready();
+    let error = eventually("writes are refused", || match sql.run("INSERT INTO t VALUES (2)") {
+        Ok(_) => {
+            sql.must("DELETE FROM t WHERE id = 2");
+            Err("written".to_owned())
+        }
+        Err(error) => Ok(error.to_string()),
+    });
+    assert!(error.contains("disk"), "{error}");
+    assert_eq!(sql.number("SELECT count(*) FROM t"), 1);
+    let status = cluster.node(1).status().unwrap();
+    assert!(status["problems"].to_string().contains("DiskLow"), "{status}");
+    cluster.node(1).kill();
+    cluster.node(1).set_flag("--disk-reserve-mb", "16");
+    cluster.node(1).start();
+    cluster.wait_ready();
+    sql.must("INSERT INTO t VALUES (2)");
+    assert_eq!(sql.number("SELECT count(*) FROM t"), 2);
+}

@@ -61,6 +61,12 @@ impl TestNode {
         self.child = Some(child);
     }
 
+    /// Changes a flag for the next start.
+    pub fn set_flag(&mut self, name: &str, value: &str) {
+        let at = self.args.iter().position(|a| a == name).unwrap();
+        self.args[at + 1] = value.to_owned();
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
