@@ -159,7 +159,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
             Stop::Failed(Failure::Engine | Failure::EngineFull, why) => Some(why),
             _ => None,
         };
-        let close = move || running.close(engine_fault);
+        let close = move || running.close(engine_fault.as_deref());
         if tokio::task::spawn_blocking(close).await.is_err() {
             tracing::error!("closing the engine panicked; it is rebuilt at the next start");
         }
@@ -369,10 +369,10 @@ struct Running {
 
 impl Running {
     /// Stops the threads, flushes the engine and marks it clean.
-    fn close(self, engine_fault: Option<String>) {
+    fn close(self, engine_fault: Option<&str>) {
         self.driver.stop();
         let applied: Vec<_> = self.driver.views().map(|v| (v.shard, v.applied())).collect();
-        self.closing.close(&applied, engine_fault.as_deref());
+        self.closing.close(&applied, engine_fault);
     }
 }
 

@@ -99,10 +99,11 @@ impl Server {
         if view.leader().node != Some(self.node) {
             return Ok(());
         }
-        let mut sender = match Sender::begin(&*self.log, self.epoch, view.committed(), &pull).map_err(io_failure)? {
-            Ok(sender) => sender,
-            Err(refusal) => return refuse(output, refusal).await,
-        };
+        let mut sender =
+            match Sender::begin(&*self.log, self.epoch, view.committed(), &pull).map_err(|fatal| io_failure(&fatal))? {
+                Ok(sender) => sender,
+                Err(refusal) => return refuse(output, refusal).await,
+            };
         tracing::info!(%reader, shard = %pull.shard, after = %pull.index, "ships its log");
         // Not a sleep made anew in each round: the reader's reports come more often than a heartbeat is due.
         let mut beat = tokio::time::interval(HEARTBEAT);
@@ -115,7 +116,7 @@ impl Server {
                 return frame::write(output, &self.leader_of(&view)).await;
             }
             // Reads the log, which may be on disk: not worth a blocking thread for recent entries.
-            while let Some(batch) = sender.next(&*self.log, view.committed()).map_err(io_failure)? {
+            while let Some(batch) = sender.next(&*self.log, view.committed()).map_err(|fatal| io_failure(&fatal))? {
                 ship(output, &ServerMessage::Batch(batch)).await?;
                 while let Ok(message) = messages.try_recv() {
                     self.note(&mut sender, &message, reader, pull.shard);
@@ -143,7 +144,7 @@ impl Server {
     }
 }
 
-fn io_failure(fatal: Fatal) -> io::Error {
+fn io_failure(fatal: &Fatal) -> io::Error {
     io::Error::other(fatal.to_string())
 }
 

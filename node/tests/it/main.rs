@@ -1,4 +1,5 @@
 //! End to end: real `quorated` processes on loopback.
+#![allow(clippy::unwrap_used)]
 
 mod cluster;
 mod founding;
