@@ -18,8 +18,9 @@ use quorate_shared::limits::APPLY_BATCH_BYTES_MAX;
 
 use super::{Clock, Event, Failure, Shared};
 
-/// How often an idle applier looks for old versions, and at how many.
-const COLLECT_EVERY: Duration = Duration::from_secs(1);
+/// How often the applier looks for old versions, busy or not, and at how many: a few milliseconds of work, and more of
+/// them in a second than a busy node makes.
+const COLLECT_EVERY: Duration = Duration::from_millis(200);
 const COLLECT_BUDGET: usize = 4096;
 
 /// Apply these.
@@ -40,12 +41,8 @@ impl Applier {
 
     pub(super) fn run(mut self) {
         let mut jobs: Vec<Job> = Vec::new();
-        while self.shared.applies.take(&mut jobs, Some(Instant::now() + COLLECT_EVERY)) {
-            let collected = if jobs.is_empty() { self.collect() } else { Ok(()) };
-            if let Err(fatal) = collected {
-                self.fail(&fatal);
-                return;
-            }
+        let mut collect_at = Instant::now() + COLLECT_EVERY;
+        while self.shared.applies.take(&mut jobs, Some(collect_at)) {
             let mut by_shard: BTreeMap<ShardId, Vec<LogEntry>> = BTreeMap::new();
             for mut job in jobs.drain(..) {
                 by_shard.entry(job.shard).or_default().append(&mut job.entries);
@@ -55,6 +52,13 @@ impl Applier {
                     self.fail(&fatal);
                     return;
                 }
+            }
+            if Instant::now() >= collect_at {
+                if let Err(fatal) = self.collect() {
+                    self.fail(&fatal);
+                    return;
+                }
+                collect_at = Instant::now() + COLLECT_EVERY;
             }
         }
     }
@@ -70,7 +74,7 @@ impl Applier {
         self.shared.outgoing.failed(what, &why);
     }
 
-    /// Removes versions that nobody may read any more, a few at a time, while there is nothing else to do.
+    /// Removes versions that nobody may read any more, a few at a time.
     fn collect(&mut self) -> Result<(), Fatal> {
         for machine in self.machines.values_mut() {
             guarded(|| machine.collect(Clock::wall(), COLLECT_BUDGET))?;

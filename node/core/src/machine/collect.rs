@@ -18,6 +18,9 @@ use crate::mvcc;
 /// A new walk begins this long after the last one did.
 const PAUSE_MS: u64 = HORIZON_MS_DEFAULT / 8;
 
+/// After so many needed versions of one key the rest of them is skipped.
+const SKIP_AFTER: usize = 16;
+
 /// What a step did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Collected {
@@ -77,9 +80,18 @@ impl Machine {
         let mut step = Collected::default();
         let mut batch = Batch::default();
         let mut items = self.tree.scan(&range, false);
+        // Versions of the key at hand that are newer than the horizon, in a row.
+        let mut needed = 0;
         loop {
             if step.seen >= budget {
                 break;
+            }
+            // A hot row's newest versions are all needed: go to the first that may not be.
+            if needed >= SKIP_AFTER {
+                let start = keys::history_key(&p.key, horizon);
+                items = self.tree.scan(&KeyRange { start, end: range.end.clone() }, false);
+                needed = 0;
+                p.newer = Timestamp::MAX;
             }
             let Some(item) = items.next() else {
                 self.leave(p, horizon, &mut batch)?;
@@ -94,12 +106,14 @@ impl Machine {
                 p.key = Bytes::copy_from_slice(key);
                 p.newer = mvcc::newest(&*self.tree, key)?.map_or(Timestamp::MIN, |n| n.timestamp);
                 p.kept = false;
+                needed = 0;
             }
             if p.newer <= horizon {
                 batch.writes.insert(history.clone(), None);
             } else {
                 p.kept = true;
             }
+            needed = if timestamp > horizon { needed + 1 } else { 0 };
             p.newer = timestamp;
             p.cursor = Some(history);
         }

@@ -270,6 +270,34 @@ fn collection_keeps_what_can_be_read() {
 }
 
 #[test]
+fn collection_skips_what_a_hot_row_needs() {
+    let mut b = Bench::new();
+    let now = HORIZON_MS_DEFAULT * 2;
+    b.write(10, vec![put(1, Some("old")), put(2, Some("x"))]);
+    b.write(20, vec![put(1, Some("older")), put(2, None)]);
+    for i in 0..1000 {
+        b.write(now - 1000 + i, vec![put(1, Some(&i.to_string()))]);
+    }
+    let mut seen = 0;
+    loop {
+        let step = b.machine.collect(now, 5).unwrap();
+        seen += step.seen;
+        if step.done {
+            break;
+        }
+    }
+    // Steps of 5 never see 16 in a row, so go on in one step.
+    assert!(seen > 1000);
+    b.write(now * 2, vec![put(1, Some("last"))]);
+    let step = b.machine.collect(now + HORIZON_MS_DEFAULT - 500, 2000).unwrap();
+    assert!(step.done && step.seen < 600, "{step:?}");
+    assert_eq!(b.get(now - 1, 1), Some("999".into()));
+    assert_eq!(b.get(now - 500, 1), Some("500".into()));
+    assert_eq!(b.tree.get(&key(2)).unwrap(), None);
+    b.assert_digests();
+}
+
+#[test]
 fn a_scrub_finds_a_changed_row() {
     let mut b = Bench::new();
     b.write(10, vec![put(1, Some("a")), put(2, Some("b"))]);
