@@ -107,10 +107,20 @@ fn given_as_flag(host: &str) -> bool {
 
 /// The operating system's user.
 fn system_user() -> String {
-    ["USER", "LOGNAME"]
-        .iter()
-        .find_map(|name| env::var(name).ok().filter(|v| !v.is_empty()))
-        .unwrap_or_else(|| format!("uid{}", rustix::process::getuid().as_raw()))
+    ["USER", "LOGNAME"].iter().find_map(|name| env::var(name).ok().filter(|v| !v.is_empty())).unwrap_or_else(|| {
+        let id = rustix::process::getuid().as_raw();
+        let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        user_of(&users, id).unwrap_or_else(|| format!("uid{id}"))
+    })
+}
+
+/// The name of a user in the text of `/etc/passwd`.
+fn user_of(users: &str, id: u32) -> Option<String> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+    })
 }
 
 /// A directory of the XDG base directory specification: `variable`, or `fallback` under the home directory.
@@ -214,6 +224,13 @@ mod tests {
         assert_eq!(mistake("port = 0").1, "'port' must be a number from 1 to 65535");
         assert_eq!(mistake("[zebra]\nx = 1").0, 1);
         assert_eq!(mistake("a = 1\nb = = 2").0, 2);
+    }
+
+    #[test]
+    fn users_have_names() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(user_of(users, 1000).as_deref(), Some("ann"));
+        assert_eq!(user_of(users, 7), None);
     }
 
     #[test]

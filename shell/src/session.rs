@@ -390,7 +390,13 @@ async fn stream(
     let has_rows = !stream.columns().is_empty();
     loop {
         match stream.next().await {
-            Ok(Some(rows)) => renderer.rows(rows, output).map_err(Failure::Output)?,
+            Ok(Some(rows)) => {
+                renderer.rows(rows, output).map_err(Failure::Output)?;
+                if output.is_gone() {
+                    // Nobody reads on: leaving the stream stops the statement on the server.
+                    return Ok((has_rows, renderer.count(), Done::default()));
+                }
+            }
             Ok(None) => break,
             Err(error) => {
                 // What came so far was meant to be seen; the error says that it is not all.

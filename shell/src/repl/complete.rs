@@ -198,7 +198,10 @@ pub fn complete(line: &str, cursor: usize, known: &Known) -> (usize, Vec<String>
         }
         Context::JoinCondition => {
             joins(&mut found, &tables);
-            expression(&mut found, &tables, known);
+            // A foreign key is what nearly every join goes along: one Tab writes it.
+            if found.candidates.is_empty() {
+                expression(&mut found, &tables, known);
+            }
         }
         Context::Expression => expression(&mut found, &tables, known),
     }
@@ -565,8 +568,9 @@ mod tests {
 
     #[test]
     fn joins_follow_foreign_keys() {
-        assert_eq!(at("select * from orders o join users u on |")[0], "o.user_id = u.id");
-        assert_eq!(at("select * from users join orders on |")[0], "orders.user_id = users.id");
+        assert_eq!(at("select * from orders o join users u on |"), ["o.user_id = u.id"]);
+        assert_eq!(at("select * from users join orders on |"), ["orders.user_id = users.id"]);
+        assert_eq!(at("select * from users u join orders on u.i|"), ["id"]);
     }
 
     #[test]

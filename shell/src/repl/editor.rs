@@ -114,6 +114,7 @@ fn edit(settings: Settings, asked: &Receiver<Ask>, answers: &Answers) -> rustyli
         .history_ignore_dups(true)?
         .completion_type(CompletionType::List)
         .completion_prompt_limit(100)
+        .completion_show_all_if_ambiguous(true)
         .edit_mode(if settings.vi { EditMode::Vi } else { EditMode::Emacs })
         .color_mode(if settings.color { ColorMode::Enabled } else { ColorMode::Disabled })
         .auto_add_history(false)
