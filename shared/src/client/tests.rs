@@ -363,7 +363,7 @@ async fn a_canceled_statement_is_not_repeated() {
 
 #[tokio::test]
 async fn the_watched_picture_survives_a_loss() {
-    let picture = || Response::Status(Box::new(ClusterStatus::default()));
+    let picture = || Response::Status(Box::default());
     let mut left = 2;
     let first = voter(move |_| {
         left -= 1;
