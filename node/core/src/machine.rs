@@ -34,7 +34,7 @@ use crate::entry::{self, Body, Entry, Transaction};
 use crate::error::Fatal;
 use crate::keys::{self, Key};
 use crate::log::{BaseRecord, LogEntry, Payload};
-use crate::mvcc::Newest;
+use crate::mvcc::{self, Newest};
 
 /// Chain hashes kept for every index; older ones for every [`CHECKPOINT_EVERY`]th.
 pub const CHECKPOINTS_RECENT: usize = 10_000;
@@ -201,23 +201,24 @@ impl Machine {
     ) -> Result<(), Fatal> {
         let storage = storage_of(key)?;
         let old = self.stored(key, group)?;
-        let newest = old.as_ref().map(Newest::decode).transpose()?;
-        let old_row = newest.as_ref().and_then(|n| n.row.as_ref());
+        let newest = old.as_deref().map(mvcc::parse).transpose()?;
+        let old_row = newest.and_then(|(_, row)| row);
         if row.is_none() && old_row.is_none() {
             return Ok(());
         }
         let digest = self.state.digests.entry(storage).or_default();
-        if let (Some(newest), Some(row)) = (&newest, old_row) {
-            digest.remove(key, newest.timestamp, row);
+        if let (Some((written, _)), Some(row)) = (newest, old_row) {
+            digest.remove(key, written, row);
         }
         if let Some(row) = row {
             digest.add(key, timestamp, row);
         }
         group.touched(storage);
-        if let (Some(newest), Some(old)) = (newest, old) {
-            if newest.timestamp < timestamp {
+        let written = newest.map(|(written, _)| written);
+        if let (Some(written), Some(old)) = (written, old) {
+            if written < timestamp {
                 // The bytes of the old version go into history as they are.
-                group.put(keys::history_key(key, newest.timestamp), Some(old));
+                group.put(keys::history_key(key, written), Some(old));
             } else if row.is_none() {
                 // Written and deleted by one entry: this leads collection to the tombstone, which may have no history.
                 let tombstone = Newest::encode(timestamp, None);
@@ -248,9 +249,9 @@ impl Machine {
         for key in &t.purged {
             let storage = storage_of(key)?;
             if let Some(old) = self.stored(key, group)? {
-                let newest = Newest::decode(&old)?;
-                if let Some(row) = &newest.row {
-                    self.state.digests.entry(storage).or_default().remove(key, newest.timestamp, row);
+                let (written, row) = mvcc::parse(&old)?;
+                if let Some(row) = row {
+                    self.state.digests.entry(storage).or_default().remove(key, written, row);
                     group.touched(storage);
                 }
                 group.put(key.clone(), None);

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use quorate_shared::ids::Timestamp;
 
 use crate::engine::{KeyRange, Tree};
@@ -53,23 +53,32 @@ impl Newest {
         Bytes::from(out)
     }
 
-    /// From stored bytes, which it shares.
-    pub(crate) fn decode(bytes: &Bytes) -> Result<Self, Fatal> {
-        let malformed = || Fatal::new("read a version", "its bytes are malformed");
-        let (head, _) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
-        let [tag, timestamp @ ..] = *head;
-        let timestamp = Timestamp::from_raw(u64::from_be_bytes(timestamp));
-        match tag {
-            ROW => Ok(Self { timestamp, row: Some(bytes.slice(HEAD_BYTES..)) }),
-            TOMBSTONE if bytes.len() == HEAD_BYTES => Ok(Self { timestamp, row: None }),
-            _ => Err(malformed()),
-        }
+    /// From stored bytes, which it takes.
+    pub(crate) fn decode(mut bytes: Bytes) -> Result<Self, Fatal> {
+        let (timestamp, row) = parse(&bytes)?;
+        let is_row = row.is_some();
+        // Unlike a slice, this needs no second owner and so no allocation.
+        bytes.advance(HEAD_BYTES);
+        Ok(Self { timestamp, row: is_row.then_some(bytes) })
+    }
+}
+
+/// Timestamp and row of stored bytes.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Timestamp, Option<&[u8]>), Fatal> {
+    let malformed = || Fatal::new("read a version", "its bytes are malformed");
+    let (head, row) = bytes.split_first_chunk::<HEAD_BYTES>().ok_or_else(malformed)?;
+    let [tag, timestamp @ ..] = *head;
+    let timestamp = Timestamp::from_raw(u64::from_be_bytes(timestamp));
+    match tag {
+        ROW => Ok((timestamp, Some(row))),
+        TOMBSTONE if row.is_empty() => Ok((timestamp, None)),
+        _ => Err(malformed()),
     }
 }
 
 /// The newest version of a key.
 pub fn newest(tree: &dyn Tree, key: &[u8]) -> Result<Option<Newest>, Fatal> {
-    tree.get(key)?.map(|bytes| Newest::decode(&bytes)).transpose()
+    tree.get(key)?.map(Newest::decode).transpose()
 }
 
 /// The newest versions of a range, deletions included. Sees writes that happen meanwhile, or not.
@@ -80,7 +89,7 @@ pub fn scan_newest<'a>(
 ) -> impl Iterator<Item = Result<(Bytes, Newest), Fatal>> + Send + 'a {
     tree.scan(range, reverse).map(|item| {
         let (key, bytes) = item?;
-        Ok((key, Newest::decode(&bytes)?))
+        Ok((key, Newest::decode(bytes)?))
     })
 }
 
@@ -131,7 +140,7 @@ impl Snapshot {
     pub fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = VersionItem> + Send + 'a> {
         Box::new(self.tree.scan(range, reverse).filter_map(|item| {
             let found = item.and_then(|(key, bytes)| {
-                let version = self.as_of(&key, Newest::decode(&bytes)?)?;
+                let version = self.as_of(&key, Newest::decode(bytes)?)?;
                 Ok(version.map(|v| (key, v)))
             });
             found.transpose()
@@ -149,7 +158,7 @@ impl Snapshot {
             let range = keys::history_range_of(key, self.timestamp);
             match self.tree.scan(&range, false).next() {
                 None => return Ok(None),
-                Some(item) => at = Newest::decode(&item?.1)?,
+                Some(item) => at = Newest::decode(item?.1)?,
             }
         }
         Ok(at.row.map(|row| Version { timestamp: at.timestamp, row }))
@@ -167,7 +176,7 @@ mod tests {
         assert_eq!(hex(Newest::encode(ts, Some(b"ab"))), "0100000000000100026162");
         assert_eq!(hex(Newest::encode(ts, None)), "020000000000010002");
         for bad in [&b""[..], b"\x01\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0x", b"\x03\0\0\0\0\0\0\0\0"] {
-            assert!(Newest::decode(&Bytes::from_static(bad)).is_err());
+            assert!(Newest::decode(Bytes::from_static(bad)).is_err());
         }
     }
 }
