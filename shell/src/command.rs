@@ -147,7 +147,7 @@ macro_rules! commands {
 }
 
 commands! {
-    "?" "help", "", "list these commands", Complete::None, false, |_| Ok(Command::Help);
+    "?" "h" "help", "", "list these commands", Complete::None, false, |_| Ok(Command::Help);
     "q" "quit" "exit", "", "leave", Complete::None, false, |_| Ok(Command::Quit);
     "c" "connect", "[DATABASE | URL]", "go to another database or cluster (also DATABASE USER HOST PORT, - keeps one)",
         Complete::Database, false, |l| Ok(Command::Connect(l.words()?));
@@ -168,7 +168,7 @@ commands! {
     "r", "", "forget the last statement", Complete::None, false, |_| Ok(Command::Reset);
     "e" "edit", "[FILE]", "edit the last statement, or a file, with $VISUAL or $EDITOR", Complete::File, true,
         |l| Ok(Command::Edit(l.one()?.map(Into::into)));
-    "s" "h" "history", "[COUNT]", "show the history", Complete::None, true, |l| match l.one()? {
+    "s" "history", "[COUNT]", "show the history", Complete::None, true, |l| match l.one()? {
         None => Ok(Command::History(None)),
         Some(n) => n.parse().map(|n| Command::History(Some(n))).map_err(|_| format!("'{n}' is not a number")),
     };

@@ -30,7 +30,8 @@ impl Terminal {
         let folder = tempfile::tempdir().expect("a folder");
         let terminal = Terminal { socket: folder.path().join("tmux"), folder };
         let program = format!(
-            "env -i TERM=xterm-256color LANG=C.UTF-8 USER=ann HOME={home} PATH=/usr/bin:/bin {variables} {quorate} -h {host}; \
+            "env -i TERM=xterm-256color LANG=C.UTF-8 USER=ann HOME={home} PATH=/usr/bin:/bin {variables} \
+             sh -c 'echo $$ > {home}/pid; exec {quorate} -h {host}'; \
              echo EXIT=$?; stty -a | grep -o -- '-\\?icanon'; sleep 600",
             home = terminal.folder.path().display(),
             quorate = env!("CARGO_BIN_EXE_quorate"),
@@ -79,6 +80,12 @@ impl Terminal {
         self.want(text, |screen| screen.contains(text));
     }
 
+    /// Sends the shell's process a signal.
+    fn signal(&self, name: &str) {
+        let pid = fs::read_to_string(self.folder.path().join("pid")).expect("written");
+        assert!(Command::new("kill").args([&format!("-{name}"), pid.trim()]).status().expect("kill runs").success());
+    }
+
     /// Waits for an empty prompt.
     fn want_prompt(&self) {
         self.want("a prompt", |screen| {
@@ -113,6 +120,7 @@ fn statements_over_several_lines_run_and_are_remembered() {
     terminal.want("the statement from the history", |s| s.trim_end().ends_with("select\n1;"));
     terminal.keys(&["C-c"]);
     terminal.want_text("Ctrl-D or \\q leaves");
+    terminal.want_prompt();
     terminal.type_text("\\q");
     terminal.keys(&["Enter"]);
     terminal.want_text("EXIT=0");
@@ -135,6 +143,8 @@ fn mistakes_show_before_enter_and_after() {
         std::thread::sleep(Duration::from_millis(20));
     }
     terminal.keys(&["C-c"]);
+    terminal.want_text("Ctrl-D or \\q leaves");
+    terminal.want_prompt();
     terminal.type_text("select nope;");
     terminal.keys(&["Enter"]);
     terminal.want_text("hint: did you mean \"note\"?");
@@ -168,4 +178,16 @@ fn ctrl_c_cancels_on_the_server_and_the_session_goes_on() {
     terminal.type_text("exit");
     terminal.keys(&["Enter"]);
     terminal.want_text("EXIT=0");
+}
+
+#[test]
+fn a_signal_leaves_the_terminal_in_order() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let server = Server::start();
+        let Some(terminal) = Terminal::start(&server, "") else { return };
+        terminal.want_prompt();
+        terminal.signal(signal);
+        terminal.want_text(&format!("EXIT={code}"));
+        terminal.want("a terminal in order", |s| s.lines().any(|l| l == "icanon"));
+    }
 }
