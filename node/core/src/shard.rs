@@ -32,7 +32,7 @@ use crate::lag::{Lag, ReaderReport, Subject};
 use crate::log::{LogEntry, LogReader, LogRecord};
 use crate::machine::Applied;
 use crate::proposal::{Proposal, WriteResult};
-use crate::replica::raft::{self, RaftReplicator};
+use crate::replica::raft::{Config as RaftConfig, RaftReplicator};
 use crate::replica::{Leadership, Now, PersistId, Replicator, Timing};
 use crate::sequencer::{Decision, Sequencer};
 
@@ -224,7 +224,7 @@ impl Shard {
         now: Now,
     ) -> Result<Self, Fatal> {
         let nodes: BTreeMap<ReplicaId, NodeId> = config.voters.iter().copied().collect();
-        let protocol = raft::Config {
+        let protocol = RaftConfig {
             shard: config.shard,
             replica: config.replica,
             voters: nodes.keys().copied().collect(),

@@ -1,3 +1,5 @@
+//! The machine: applying, what it keeps, what it collects.
+
 use proptest::prelude::*;
 use quorate_shared::ids::{ClientId, Epoch, ShardId, WriteId};
 use quorate_shared::limits::HORIZON_MS_DEFAULT;

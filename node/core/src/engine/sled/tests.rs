@@ -1,3 +1,5 @@
+//! The engine on sled: what comes back, what is noticed, what is not trusted.
+
 use proptest::prelude::*;
 
 use super::*;

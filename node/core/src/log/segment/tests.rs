@@ -1,3 +1,5 @@
+//! The segment log: torn tails, damage, and everything between.
+
 use std::fs::OpenOptions;
 
 use proptest::prelude::*;
