@@ -25,12 +25,12 @@ pub struct Scrub {
 impl Machine {
     /// Begins a scrub of the state as it is now.
     pub fn scrub(&self) -> Scrub {
-        // Storages without a table are being purged: their rows go without history.
-        let live: Vec<TableId> = self.state.tables.values().map(|t| t.storage).collect();
-        let expected = self.state.digests.iter().filter(|(id, _)| id.get() == 0 || live.contains(id));
+        // Storages without a table are being purged: their rows go without history. The catalog's digest is 0.
+        let live = self.state.tables.values().map(|t| t.storage).chain([TableId::new(0)]);
+        let expected = live.map(|id| (id, self.state.digests.get(&id).copied().unwrap_or_default()));
         Scrub {
             snapshot: Snapshot::new(self.tree.clone(), self.state.timestamp),
-            expected: expected.map(|(id, digest)| (*id, *digest)).collect(),
+            expected: expected.collect(),
             computed: BTreeMap::new(),
             // Catalog, then data.
             rest: KeyRange { start: keys::catalog_range().start, end: Some(keys::history_range().start) },
