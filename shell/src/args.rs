@@ -27,7 +27,8 @@ use crate::exit::Exit;
         Statements go to the database as they are; lines that begin with a backslash are the shell's own (\\? lists them)."
 )]
 pub struct Args {
-    /// Where: quorate://[USER@]HOST[:PORT][,HOST...][/DATABASE][?SETTING=VALUE&...]
+    /// Where, as a URL.
+    #[arg(help = "Where: quorate://[USER@]HOST[:PORT][,HOST...][/DATABASE][?SETTING=VALUE&...]")]
     pub url: Option<String>,
     #[allow(missing_docs)]
     #[command(flatten)]

@@ -163,7 +163,7 @@ fn answer(rows: usize) -> Answer {
             Value::Int(n as i64),
             Value::Text(format!("Ærøskøbing {n}\nsecond line")),
             Value::Null,
-            Value::Bool(n % 2 == 0),
+            Value::Bool(n.is_multiple_of(2)),
         ]
     };
     Answer {
