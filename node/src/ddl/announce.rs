@@ -122,7 +122,7 @@ pub async fn announce(
                     && error.code == Code::Unknown
                 {
                     return Err(WireError::sql("55P03", "another change of this table is not finished")
-                        .hint("see SHOW JOBS, or try again later"));
+                        .hint("try again later"));
                 }
                 catalog = ctx.router.catalog();
                 continue;

@@ -360,7 +360,8 @@ impl Runner<'_> {
             match self.propose(change.shard, ops, Vec::new()).await {
                 Ok(_) => {}
                 Err(ProposeError::Rejected(rejected)) if is_final(&rejected) => {
-                    return Ok(Some(reject::wire_error(rejected)));
+                    let error = reject::wire_error(rejected);
+                    return Ok(Some(error.hint("rows that are there do not fit; the change was rolled back")));
                 }
                 Err(error) => return Err(reject::propose_error(error)),
             }

@@ -4,6 +4,7 @@
 //! has changed.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
@@ -21,7 +22,7 @@ use super::session::{Prepared, Run};
 use super::write::{Queries, Selected, WriteContext, WriteOptions};
 use super::{insert, update};
 use crate::ddl;
-use crate::router::ReadPoint;
+use crate::router::{ReadPoint, Router};
 
 /// How often a point read waits for a newer catalog.
 const STALE_MAX: u32 = 5;
@@ -35,6 +36,15 @@ struct Slot {
     version: CatalogVersion,
     database: String,
     plan: Option<Arc<FastPlan>>,
+}
+
+impl FastSlot {
+    /// The plan of a point read, if there is one for this catalog and database.
+    pub fn point_read(&self, catalog: &Catalog, database: &str) -> Option<Arc<FastPlan>> {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slot.as_ref().filter(|s| s.version == catalog.version && s.database == database)?;
+        slot.plan.clone().filter(|plan| plan.is_read())
+    }
 }
 
 /// The fast plan of a statement, if it has one.
@@ -111,39 +121,54 @@ pub async fn fast(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result
     for _ in 0..STALE_MAX {
         // A statement without a fast path does not wait for a read point here.
         let Some(plan) = fast_plan(run, prepared)? else { return Ok(None) };
-        let point = match &run.read_level {
-            ReadLevel::Local => run.router.read_local(plan.shard())?,
-            level => {
-                let (meta, data) = tokio::join!(
-                    run.router.read(ShardId::META, level, run.deadline),
-                    run.router.read(plan.shard(), level, run.deadline)
-                );
-                let age_ms = meta?.age_ms;
-                let data = data?;
-                ReadPoint { age_ms: age_ms.max(data.age_ms), ..data }
-            }
-        };
-        // The catalog may have moved while the read point was confirmed.
-        if !plan.is_current(&run.router.catalog()) {
-            continue;
-        }
-        match plan.read(&point.snapshot, &run.params)? {
-            Found::Stale => {
-                let newer = run.router.catalog().version.next();
-                run.router.catalog_at_least(newer, run.deadline).await?;
-            }
-            found => {
-                sink.columns(plan.columns().to_vec()).await?;
-                let mut rows = 0;
-                if let Found::Row(row) = found {
-                    rows = 1;
-                    sink.rows(vec![row]).await?;
-                }
-                return Ok(Some(Done { tag: "SELECT".into(), rows, age_ms: point.age_ms, ..Done::default() }));
-            }
+        if let Some(done) = point_read(&*run.router, &plan, &run.read_level, run.deadline, &run.params, sink).await? {
+            return Ok(Some(done));
         }
     }
     Ok(None)
+}
+
+/// Executes a point read; `None`: the catalog has moved on, plan again.
+///
+/// # Errors
+/// No read point at this level; parameters that do not fit.
+pub async fn point_read(
+    router: &dyn Router,
+    plan: &FastPlan,
+    level: &ReadLevel,
+    deadline: Instant,
+    params: &[Value],
+    sink: &mut dyn Sink,
+) -> Result<Option<Done>, WireError> {
+    let point = match level {
+        ReadLevel::Local => router.read_local(plan.shard())?,
+        level => {
+            let (meta, data) =
+                tokio::join!(router.read(ShardId::META, level, deadline), router.read(plan.shard(), level, deadline));
+            let age_ms = meta?.age_ms;
+            let data = data?;
+            ReadPoint { age_ms: age_ms.max(data.age_ms), ..data }
+        }
+    };
+    let catalog = router.catalog();
+    // The catalog may have moved while the read point was confirmed.
+    if !plan.is_current(&catalog) {
+        return Ok(None);
+    }
+    let row = match plan.read(&point.snapshot, params)? {
+        Found::Stale => {
+            router.catalog_at_least(catalog.version.next(), deadline).await?;
+            return Ok(None);
+        }
+        Found::Row(row) => Some(row),
+        Found::Nothing => None,
+    };
+    sink.columns(plan.columns().to_vec()).await?;
+    let rows = u64::from(row.is_some());
+    if let Some(row) = row {
+        sink.rows(vec![row]).await?;
+    }
+    Ok(Some(Done { tag: "SELECT".into(), rows, age_ms: point.age_ms, catalog: catalog.version, ..Done::default() }))
 }
 
 /// Runs DDL, INSERT, UPDATE or DELETE; `None`: the statement is none of them.
@@ -245,11 +270,7 @@ impl Queries for Run {
         point: &ReadPoint,
         bytes_max: usize,
     ) -> Result<Selected, WireError> {
-        match plan::collect(self, query, params, catalog, point, bytes_max).await {
-            Ok(collected) => Ok(Selected { columns: collected.columns, rows: collected.rows, reads: collected.reads }),
-            // The rows are newer than the catalog at hand: the statement is planned again with a newer one.
-            Err(error) if plan::is_stale(&error) => Err(WireError { code: Code::Retry, ..error }),
-            Err(error) => Err(error),
-        }
+        let collected = plan::collect(self, query, params, catalog, point, bytes_max).await?;
+        Ok(Selected { columns: collected.columns, rows: collected.rows, reads: collected.reads })
     }
 }

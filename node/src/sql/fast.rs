@@ -90,8 +90,8 @@ impl FastPlan {
         let plan = match statement {
             Statement::Query(query) => plan_read(query, catalog, database, spelled)?,
             Statement::Insert(insert) => plan_insert(insert, catalog, database, &blanks, spelled)?,
-            Statement::Update(update) => plan_update(update, catalog, database, &blanks, spelled)?,
-            Statement::Delete(delete) => plan_delete(delete, catalog, database, &blanks, spelled)?,
+            Statement::Update(update) => plan_update(statement, update, catalog, database, &blanks, spelled)?,
+            Statement::Delete(delete) => plan_delete(statement, delete, catalog, database, &blanks, spelled)?,
             _ => None,
         };
         Ok(plan.map(|mut plan| {
@@ -389,6 +389,7 @@ fn plan_insert(
 }
 
 fn plan_update(
+    statement: &Statement,
     update: &Update,
     catalog: &Catalog,
     database: DatabaseId,
@@ -404,10 +405,11 @@ fn plan_update(
         return Ok(None);
     }
     let plan = plan_change(std::slice::from_ref(&update.table), update.selection.as_ref(), catalog, database, params)?;
-    finish_change(plan, &Statement::Update(update.clone()), update.returning.as_deref(), params, spelled)
+    finish_change(plan, statement, update.returning.as_deref(), params, spelled)
 }
 
 fn plan_delete(
+    statement: &Statement,
     delete: &Delete,
     catalog: &Catalog,
     database: DatabaseId,
@@ -424,7 +426,7 @@ fn plan_delete(
         return Ok(None);
     }
     let plan = plan_change(from, delete.selection.as_ref(), catalog, database, params)?;
-    finish_change(plan, &Statement::Delete(delete.clone()), delete.returning.as_deref(), params, spelled)
+    finish_change(plan, statement, delete.returning.as_deref(), params, spelled)
 }
 
 fn plan_change(

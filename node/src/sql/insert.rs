@@ -79,7 +79,11 @@ pub(super) async fn attempt(
     let now = write::now_micros();
     let returning = plan.returning(insert, ctx, now)?;
     let on_conflict = plan.on_conflict(insert, ctx.params, now)?;
-    let (rows, reads) = plan.rows(ctx, insert, &attempts.catalog, now).await?;
+    let catalog = Arc::clone(&attempts.catalog);
+    let (rows, reads) = match plan.rows(ctx, insert, &catalog, now).await {
+        Ok(rows) => rows,
+        Err(error) => return attempts.after_read(error).await.map(|()| None),
+    };
     let table = &plan.table;
     let op = Op::Insert { table: table.def.id, rows, on_conflict };
     let proposal = ctx.proposal(table, vec![op], reads, returning.is_some());

@@ -1,7 +1,7 @@
 //! SELECTs made from parts of other statements.
 
 use quorate_shared::error::{Code, WireError};
-use sqlparser::ast::{Expr, Query, SelectItem, SetExpr, Statement, TableWithJoins};
+use sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr, Statement, TableWithJoins};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
@@ -14,7 +14,9 @@ pub fn query(exprs: Vec<Expr>, from: Vec<TableWithJoins>, selection: Option<Expr
     let mut statements = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1").map_err(|_| broken())?;
     let Some(Statement::Query(mut query)) = statements.pop() else { return Err(broken()) };
     let SetExpr::Select(select) = &mut *query.body else { return Err(broken()) };
-    select.projection = exprs.into_iter().map(SelectItem::UnnamedExpr).collect();
+    // The planner wants every column to have a name of its own.
+    let named = |(n, expr)| SelectItem::ExprWithAlias { expr, alias: Ident::new(format!("__w{n}")) };
+    select.projection = exprs.into_iter().enumerate().map(named).collect();
     select.from = from;
     select.selection = selection;
     Ok(*query)

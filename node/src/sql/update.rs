@@ -156,9 +156,14 @@ impl Change<'_> {
                 params: ctx.params,
                 now: Some(write::now_micros()),
             };
-            let returning =
-                self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
-            let (ops, reads) = self.evaluate(ctx, &catalog, table).await?;
+            let returning = self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
+            let (ops, reads) = match self.evaluate(ctx, &catalog, table).await {
+                Ok(evaluated) => evaluated,
+                Err(error) => {
+                    attempts.after_read(error).await?;
+                    continue;
+                }
+            };
             let proposal = ctx.proposal(table, ops, reads, returning.is_some());
             match ctx.propose(table.shard, proposal).await {
                 Ok(mut result) => {

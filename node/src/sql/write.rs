@@ -261,6 +261,19 @@ impl Attempts {
         }
     }
 
+    /// After a failed read: waits for a newer catalog where that was the reason.
+    ///
+    /// # Errors
+    /// The error itself where it was something else.
+    pub async fn after_read(&mut self, error: WireError) -> Result<(), WireError> {
+        self.count += 1;
+        if !super::plan::is_stale(&error) || self.count >= ATTEMPTS_MAX {
+            return Err(error);
+        }
+        self.catalog = self.router.catalog_at_least(self.catalog.version.next(), self.deadline).await?;
+        Ok(())
+    }
+
     /// Waits until this node's catalog has at least the schema version that the shard has.
     async fn wait_for_schema(&mut self, table: TableId, current: Option<SchemaVersion>) -> Result<(), WireError> {
         loop {
