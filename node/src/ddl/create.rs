@@ -156,7 +156,9 @@ fn add_query_columns(
 async fn result_columns(ctx: &WriteContext<'_>, query: &Query) -> Result<Vec<Column>, WireError> {
     let point = ctx.router.read(ShardId::DATA, &ReadLevel::Linearizable, ctx.options.deadline).await?;
     let selected = ctx.queries.select(query, ctx.params, &ctx.catalog, &point, ENTRY_BYTES_MAX).await?;
-    Ok(selected.columns)
+    // Plain columns keep the spelling they have in the statement.
+    let spelled = |column: Column| Column { name: (ctx.spelled)(&column.name), ..column };
+    Ok(selected.columns.into_iter().map(spelled).collect())
 }
 
 /// INSERT INTO the new table the query's rows.
