@@ -121,8 +121,9 @@ pub async fn announce(
                 if let Err(error) = wait(&ctx.router, job, deadline).await
                     && error.code == Code::Unknown
                 {
-                    return Err(WireError::sql("55P03", "another change of this table is not finished")
-                        .hint("try again later"));
+                    return Err(
+                        WireError::sql("55P03", "another change of this table is not finished").hint("try again later")
+                    );
                 }
                 catalog = ctx.router.catalog();
                 continue;

@@ -156,7 +156,8 @@ impl Change<'_> {
                 params: ctx.params,
                 now: Some(write::now_micros()),
             };
-            let returning = self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
+            let returning =
+                self.returning.map(|items| Returning::bind(items, &table.def, &scope, ctx.spelled)).transpose()?;
             let (ops, reads) = match self.evaluate(ctx, &catalog, table).await {
                 Ok(evaluated) => evaluated,
                 Err(error) => {
