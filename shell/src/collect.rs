@@ -127,6 +127,8 @@ pub async fn status(options: &Options, args: &StatusArgs, paint: Paint) -> u8 {
             Err(e) => cannot_write(&e),
         };
     };
+    // A stream of pictures goes on while the cluster breaks: who does not answer is told soon.
+    collector.options.timeout = options.timeout.or(Some(every.clamp(Duration::from_secs(1), PATIENCE)));
     let mut interrupts = Interrupts::listen();
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
