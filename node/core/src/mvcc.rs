@@ -5,8 +5,7 @@
 //! puts the old version into history in the same atomic step that replaces it, so whoever meets a version that is too new
 //! finds the one before it there.
 //!
-//! Versions below the horizon may be gone: whoever holds a snapshot for long asks [`Snapshot::is_readable`] after its last
-//! row and throws everything away if it is not.
+//! Versions below the horizon may be gone: a read that may have missed one is an error, found after its last row.
 
 use std::sync::Arc;
 
@@ -43,6 +42,11 @@ pub struct Newest {
 }
 
 impl Newest {
+    fn version(self) -> Option<Version> {
+        let timestamp = self.timestamp;
+        self.row.map(|row| Version { timestamp, row })
+    }
+
     /// Its stored bytes.
     pub(crate) fn encode(timestamp: Timestamp, row: Option<&[u8]>) -> Bytes {
         let row = row.map_or((TOMBSTONE, &[][..]), |row| (ROW, row));
@@ -130,20 +134,38 @@ impl Snapshot {
 
     /// The version of a data or catalog key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
-        match newest(&*self.tree, key)? {
-            None => Ok(None),
-            Some(newest) => self.as_of(key, newest),
-        }
+        let version = match newest(&*self.tree, key)? {
+            Some(newest) if newest.timestamp <= self.timestamp => return Ok(newest.version()),
+            Some(_) => self.from_history(key)?,
+            None => None,
+        };
+        // What is not inline may have been collected.
+        self.assert_readable()?;
+        Ok(version)
     }
 
-    /// The rows of a range in order of keys, or from its end.
+    /// The rows of a range in order of keys, or from its end. An error after the last row means that some may have been
+    /// missing; a consumer that stops early asks [`Snapshot::is_readable`] itself.
     pub fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = VersionItem> + Send + 'a> {
-        Box::new(self.tree.scan(range, reverse).filter_map(|item| {
-            let found = item.and_then(|(key, bytes)| {
-                let version = self.as_of(&key, Newest::decode(bytes)?)?;
-                Ok(version.map(|v| (key, v)))
-            });
-            found.transpose()
+        let mut items = self.tree.scan(range, reverse);
+        let mut done = false;
+        Box::new(std::iter::from_fn(move || {
+            while !done {
+                match items.next() {
+                    None => {
+                        done = true;
+                        return self.assert_readable().err().map(Err);
+                    }
+                    Some(item) => match item.and_then(|(key, bytes)| self.as_of(key, bytes)) {
+                        Ok(None) => {}
+                        found => {
+                            done = found.is_err();
+                            return found.transpose();
+                        }
+                    },
+                }
+            }
+            None
         }))
     }
 
@@ -152,16 +174,26 @@ impl Snapshot {
         Ok(self.timestamp >= horizon(&*self.tree)?)
     }
 
-    fn as_of(&self, key: &[u8], newest: Newest) -> Result<Option<Version>, Fatal> {
-        let mut at = newest;
-        if at.timestamp > self.timestamp {
-            let range = keys::history_range_of(key, self.timestamp);
-            match self.tree.scan(&range, false).next() {
-                None => return Ok(None),
-                Some(item) => at = Newest::decode(item?.1)?,
-            }
+    fn assert_readable(&self) -> Result<(), Fatal> {
+        if self.is_readable()? {
+            return Ok(());
         }
-        Ok(at.row.map(|row| Version { timestamp: at.timestamp, row }))
+        let cause = "versions that old are kept no longer; the statement took too long, or the clock was set";
+        Err(Fatal::new(format!("read as of {}", self.timestamp), cause))
+    }
+
+    fn as_of(&self, key: Bytes, stored: Bytes) -> Result<Option<(Bytes, Version)>, Fatal> {
+        let newest = Newest::decode(stored)?;
+        let version = if newest.timestamp <= self.timestamp { newest.version() } else { self.from_history(&key)? };
+        Ok(version.map(|version| (key, version)))
+    }
+
+    fn from_history(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
+        let range = keys::history_range_of(key, self.timestamp);
+        match self.tree.scan(&range, false).next() {
+            None => Ok(None),
+            Some(item) => Ok(Newest::decode(item?.1)?.version()),
+        }
     }
 }
 

@@ -257,6 +257,10 @@ fn collection_keeps_what_can_be_read() {
     while !b.machine.collect(now, 1).unwrap().done {}
     assert_eq!(mvcc::horizon(&*b.tree).unwrap(), Timestamp::new(25, 0));
     assert!(!b.at(24).is_readable().unwrap() && b.at(25).is_readable().unwrap());
+    let early = b.at(24);
+    assert!(early.scan(&keys::storage_range(TableId::new(7)), false).last().unwrap().is_err());
+    assert!(early.get(&key(2)).is_err(), "collected: it cannot be told from what never was");
+    assert!(early.get(&key(4)).is_err() && b.at(25).get(&key(4)).unwrap().is_none());
     assert_eq!(b.rows(25, false), [(1, "b".into())]);
     assert_eq!(b.rows(30, false), [(1, "c".into()), (3, "q".into())]);
     assert_eq!(b.tree.get(&key(2)).unwrap(), None, "the tombstone went with its history");

@@ -225,6 +225,10 @@ impl<'a> Latest<'a> {
                 return Ok(Err(Rejected::Conflict));
             }
         }
+        // A deletion below the horizon may have been collected, and with it the sign that something changed.
+        if read.seen < crate::mvcc::horizon(self.tree)? {
+            return Ok(Err(Rejected::Conflict));
+        }
         Ok(Ok(()))
     }
 }
