@@ -136,7 +136,7 @@ impl Snapshot {
     pub fn get(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
         let version = match newest(&*self.tree, key)? {
             Some(newest) if newest.timestamp <= self.timestamp => return Ok(newest.version()),
-            Some(_) => self.from_history(key)?,
+            Some(_) => self.older(key)?,
             None => None,
         };
         // What is not inline may have been collected.
@@ -184,11 +184,11 @@ impl Snapshot {
 
     fn as_of(&self, key: Bytes, stored: Bytes) -> Result<Option<(Bytes, Version)>, Fatal> {
         let newest = Newest::decode(stored)?;
-        let version = if newest.timestamp <= self.timestamp { newest.version() } else { self.from_history(&key)? };
+        let version = if newest.timestamp <= self.timestamp { newest.version() } else { self.older(&key)? };
         Ok(version.map(|version| (key, version)))
     }
 
-    fn from_history(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
+    fn older(&self, key: &[u8]) -> Result<Option<Version>, Fatal> {
         let range = keys::history_range_of(key, self.timestamp);
         match self.tree.scan(&range, false).next() {
             None => Ok(None),
