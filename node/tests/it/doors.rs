@@ -130,6 +130,9 @@ fn a_node_of_another_cluster_is_refused() {
 /// A statement that would run for hours: a cross join of a thousand rows with themselves, over and over.
 const ENDLESS: &str = "SELECT a.id, b.id, c.id, d.id FROM n a, n b, n c, n d";
 
+/// A result of a gigabyte, out of little memory.
+const GIGABYTE: &str = "SELECT a.id, repeat('x', 1000) FROM n a, n b";
+
 fn thousand(cluster: &mut TestCluster) -> Sql {
     let mut sql = Sql::on(cluster.node(1));
     sql.must("CREATE TABLE n (id INT PRIMARY KEY)");
@@ -142,22 +145,26 @@ fn thousand(cluster: &mut TestCluster) -> Sql {
 fn a_client_that_stops_reading_is_closed_by_name() {
     let mut cluster = TestCluster::started(1, 0);
     let mut sql = thousand(&mut cluster);
-    block_on(async {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let unread = runtime.block_on(async {
         let mut raw = raw(cluster.node(1)).await;
-        raw.writer.send(&query(1, ENDLESS)).await.unwrap();
-        assert!(matches!(answer(&mut raw).await, Response::Batch { .. }));
-        // Everyone else is served while it does not read, and its result does not pile up.
-        for _ in 0..20 {
-            assert_eq!(sql.number("SELECT count(*) FROM n"), 1000);
-        }
-        let node = cluster.node(1);
-        eventually("the session is closed by name", || match node.log_text().contains("its client stopped reading") {
-            true => Ok(()),
-            false => Err("not yet".into()),
-        });
-        let memory = node.status().unwrap()["nodes"][0]["memory_bytes"].as_u64().unwrap();
-        assert!(memory < 1 << 30, "{memory} bytes");
+        raw.writer.send(&query(1, GIGABYTE)).await.unwrap();
+        let first = answer(&mut raw).await;
+        assert!(matches!(first, Response::Batch { .. }), "{first:?}");
+        raw
     });
+    // Everyone else is served while it does not read, and its result does not pile up.
+    for _ in 0..20 {
+        assert_eq!(sql.number("SELECT count(*) FROM n"), 1000);
+    }
+    let node = cluster.node(1);
+    eventually("the session is closed by name", || match node.log_text().contains("its client stopped reading") {
+        true => Ok(()),
+        false => Err("not yet".into()),
+    });
+    let memory = node.status().unwrap()["nodes"][0]["memory_bytes"].as_u64().unwrap();
+    assert!(memory < 1 << 30, "{memory} bytes");
+    drop(unread);
 }
 
 #[test]
