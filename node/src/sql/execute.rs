@@ -181,6 +181,7 @@ pub async fn write(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Op
     match statement {
         Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_) => {
             run.check_writable(verb(statement))?;
+            founded(run).await?;
             let outcome = write_rows(run, statement, &spelled, sink).await;
             if known(outcome.as_ref().map(|_| Some(())).map_err(Clone::clone))?.is_some() {
                 return outcome.map(Some);
@@ -191,11 +192,21 @@ pub async fn write(run: &Run, parsed: &Parsed, sink: &mut dyn Sink) -> Result<Op
         }
         other if ddl::is_ddl(other) => {
             run.check_writable("DDL")?;
+            founded(run).await?;
             let ctx = context(run, &spelled);
             ddl::run(&ctx, other).await
         }
         _ => Ok(None),
     }
+}
+
+/// Waits until a new cluster has its first database.
+async fn founded(run: &Run) -> Result<(), WireError> {
+    let catalog = run.router.catalog();
+    if catalog.counters.is_none() {
+        run.router.catalog_at_least(catalog.version.next(), run.deadline).await?;
+    }
+    Ok(())
 }
 
 async fn write_rows(
