@@ -340,6 +340,55 @@ fn scans_are_snapshots_while_writes_go_on() {
     });
 }
 
+/// What a `kill -9` leaves: the files as the system has them, without what sled still holds in memory.
+#[test]
+fn an_engine_that_lost_its_memory_catches_up_from_the_log() {
+    use crate::engine::Engine;
+    use crate::engine::sled::SledEngine;
+
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
+    let engine = SledEngine::open(&live, 8 << 20).unwrap();
+    let mut machine = Machine::open(engine.tree("t").unwrap(), &base()).unwrap();
+    let mut log: Vec<LogEntry> = Vec::new();
+    let mut behind = 0;
+    for round in 1..=10u64 {
+        let mut chain = machine.state().chain;
+        let from = log.len();
+        for i in 0..100 {
+            let index = Index::new(log.len() as u64 + 1);
+            let size = if i % 40 == 39 { 9000 } else { 400 };
+            let writes = vec![
+                (key((i * 7 % 50) as u8), row(&round.to_string().repeat(size))),
+                (key((i % 13) as u8), if i % 3 == 0 { None } else { row("x") }),
+            ];
+            let write = Some(WriteId { client: ClientId([i as u8 % 5; 16]), seq: index.get() });
+            let body = Body::Write(vec![Transaction { write, writes, ..Transaction::default() }]);
+            let e = Entry { index, previous: chain, timestamp: Timestamp::from_raw(index.get()), body };
+            let e = LogEntry { index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+            chain = entry::chain(chain, &e);
+            log.push(e);
+        }
+        machine.apply(&log[from..]).unwrap();
+
+        let _ = std::fs::remove_dir_all(&copy);
+        std::fs::create_dir_all(copy.join("blobs")).unwrap();
+        for file in std::fs::read_dir(&live).unwrap().map(Result::unwrap).filter(|f| f.path().is_file()) {
+            std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+        }
+        let recovered = SledEngine::open(&copy, 8 << 20).unwrap();
+        let mut again = Machine::open(recovered.tree("t").unwrap(), &base()).unwrap();
+        assert_eq!(again.scrub_all(), vec![], "whole batches only");
+        let applied = again.state().index.get() as usize;
+        assert!(applied <= log.len());
+        behind += log.len() - applied;
+        again.apply(&log[applied..]).unwrap();
+        assert_eq!(again.state(), machine.state());
+        assert_eq!(again.scrub_all(), vec![]);
+    }
+    assert!(behind > 0, "nothing was ever lost, so this has shown nothing");
+}
+
 proptest! {
     /// Random entries and collections against a model that remembers everything.
     #[test]
