@@ -13,6 +13,7 @@ pub mod functions;
 pub mod insert;
 pub mod local;
 pub mod names;
+pub mod offload;
 pub mod parse;
 pub mod plan;
 pub mod provider;

@@ -19,7 +19,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use datafusion::prelude::SessionConfig;
 use futures::StreamExt;
 use quorate_core::catalog::Catalog;
@@ -36,7 +36,7 @@ use super::parse::{self, Label, Parsed, Spelling};
 use super::queries::Queries;
 use super::scan::{Reading, STALE};
 use super::session::Run;
-use super::{Sink, convert, errors, functions};
+use super::{Sink, convert, errors, functions, offload};
 use crate::router::ReadPoint;
 
 /// Stack that must be left before planning begins, and what is taken when it is not.
@@ -391,7 +391,8 @@ pub async fn start(
         Default::default(),
         Arc::clone(state.runtime_env()),
     ));
-    let stream = execute_stream(Arc::clone(&physical), context).map_err(|e| errors::translate(&e))?;
+    let physical = offload::cooperative(physical).map_err(|e| errors::translate(&e))?;
+    let stream = offload::stream(Arc::clone(&physical), context).map_err(|e| errors::translate(&e))?;
     Ok(Running { columns: planned.columns.clone(), stream, reading, physical, age_ms })
 }
 
