@@ -24,7 +24,7 @@ fn everything() -> KeyRange {
 
 /// Keys in sled itself, overflow chunks included.
 fn stored_keys(dir: &Path) -> usize {
-    sled::Config::new().path(dir).open().unwrap().open_tree("t").unwrap().len()
+    SledEngine::open(dir, CACHE).unwrap().db.open_tree("t").unwrap().len()
 }
 
 #[test]
