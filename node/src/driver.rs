@@ -124,6 +124,8 @@ pub struct OpenShard {
 pub trait Outgoing: Send + Sync + 'static {
     /// Puts a protocol message on the wire, or drops it.
     fn send(&self, shard: ShardId, from: ReplicaId, to: ReplicaId, message: bytes::Bytes);
+    /// What was sent since the last time may go out now.
+    fn flush(&self);
     /// How far a log-shipped replica is; for the server of its stream.
     fn progress(&self, progress: ShipProgress);
     /// An engine or a log has failed: the node has to be started again.

@@ -68,6 +68,8 @@ pub struct Forwarder {
     rounds: Mutex<BTreeMap<ShardId, Rounds>>,
     confirmed: Mutex<BTreeMap<ShardId, Confirmed>>,
     picture: OnceLock<PictureTaker>,
+    /// Nodes heard of otherwise than by the catalog.
+    heard_of: Mutex<Vec<NodeAddress>>,
 }
 
 /// Takes the cluster's picture; set once by the assembly.
@@ -94,6 +96,7 @@ impl Forwarder {
             rounds: Mutex::default(),
             confirmed: Mutex::default(),
             picture: OnceLock::new(),
+            heard_of: Mutex::default(),
         })
     }
 
@@ -418,6 +421,11 @@ impl Forwarder {
         self.known().into_iter().find(|n| n.node == node)
     }
 
+    /// Other nodes know these; for a node without a catalog of its own.
+    pub fn heard_of(&self, nodes: Vec<NodeAddress>) {
+        *self.heard_of.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
     /// Every node known.
     pub fn known(&self) -> Vec<NodeAddress> {
         let mut nodes: BTreeMap<NodeId, NodeAddress> = BTreeMap::new();
@@ -426,6 +434,9 @@ impl Forwarder {
                 let address = self.peers.address(desc.id).unwrap_or_else(|| desc.address.clone());
                 nodes.insert(desc.id, NodeAddress { node: desc.id, address, kind: desc.kind });
             }
+        }
+        for known in self.heard_of.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            nodes.entry(known.node).or_insert_with(|| known.clone());
         }
         for (node, address) in &self.voters {
             let entry = NodeAddress { node: *node, address: address.clone(), kind: NodeKind::Voter };

@@ -30,8 +30,8 @@ pub enum Verdict {
     Found(Vec<(NodeId, Nonce)>),
     /// Join what was founded.
     Join(Founding),
-    /// This voter's log is lost.
-    Lost(String),
+    /// This voter's log is lost: how, and the cluster it was a voter of.
+    Lost(String, Box<Founding>),
     /// Ask again; why.
     Wait(String),
 }
@@ -61,10 +61,10 @@ pub fn judge(
             match founding.members.iter().find(|m| m.node == me) {
                 Some(member) if member.nonce == nonce => return Verdict::Join(founding.clone()),
                 Some(_) => {
-                    return Verdict::Lost(format!(
-                        "its data directory is new, but {me} is a voter of cluster {} ({node} says so)",
-                        founding.cluster
-                    ));
+                    let cluster = founding.cluster;
+                    let why =
+                        format!("its data directory is new, but {me} is a voter of cluster {cluster} ({node} says so)");
+                    return Verdict::Lost(why, Box::new(founding.clone()));
                 }
                 None => {
                     let others: Vec<NodeId> = founding.members.iter().map(|m| m.node).collect();
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn a_wiped_voter_is_lost_and_wiped_ones_do_not_found() {
-        assert!(matches!(round(1, 9, [(2, empty(2)), (3, founded(3))]), Verdict::Lost(_)));
-        assert!(matches!(round(2, 9, [(1, empty(1)), (3, founded(3))]), Verdict::Lost(_)));
+        assert!(matches!(round(1, 9, [(2, empty(2)), (3, founded(3))]), Verdict::Lost(..)));
+        assert!(matches!(round(2, 9, [(1, empty(1)), (3, founded(3))]), Verdict::Lost(..)));
         assert!(matches!(round(1, 9, [(2, empty(2)), (3, Err("down".into()))]), Verdict::Wait(_)));
     }
 

@@ -42,6 +42,9 @@ use crate::store::{Directory, StoreError};
 /// How long a leader may take to hand over before the node stops anyway.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
+/// How often a voter without a log asks the others whom they know.
+const LOOK_AROUND: Duration = Duration::from_secs(2);
+
 /// Why a node ended.
 #[derive(thiserror::Error, Debug)]
 pub enum NodeError {
@@ -294,7 +297,7 @@ async fn form(
                 match founding::agree(&parts.peers, config.node, directory.nonce(), voters, waits).await {
                     Verdict::Found(members) => founding::mint(members)?,
                     Verdict::Join(founding) => founding,
-                    Verdict::Lost(why) => return Ok(lost(parts, why)),
+                    Verdict::Lost(why, founding) => return Ok(lost(parts, why, &Arc::new(*founding))),
                     Verdict::Wait(why) => return Err(NodeError::Failed(why)),
                 }
             }
@@ -321,7 +324,7 @@ async fn form(
         .map_err(|e| NodeError::Failed(format!("opening the data directory panicked: {e}")))??;
     match opened {
         Store::Opened(opened) => Ok(Some(*opened)),
-        Store::Lost(why) if kind == NodeKind::Voter => Ok(lost(parts, why)),
+        Store::Lost(why) if kind == NodeKind::Voter => Ok(lost(parts, why, &founding)),
         Store::Lost(why) => {
             // A replica owes nobody anything: it starts again from nothing.
             tracing::warn!(%why, "this replica starts again from nothing");
@@ -334,9 +337,32 @@ async fn form(
     }
 }
 
-fn lost(parts: &Parts, why: String) -> Option<Opened> {
+/// The node stays up to say why. It knows its cluster, so it can ask the others how they are.
+fn lost(parts: &Parts, why: String, founding: &Arc<Founding>) -> Option<Opened> {
     tracing::error!(%why, "this voter has lost its log; it neither votes nor acknowledges");
+    parts.peers.founded(founding.clone());
+    parts.forwarder.founded(founding.clone());
     parts.forwarder.set_state(NodeState::LostLog(why));
+    let (peers, forwarder, stop) = (parts.peers.clone(), parts.forwarder.clone(), parts.stop_tasks.clone());
+    let Role::Voter(voters) = parts.config.role.clone() else { return None };
+    let me = parts.config.node;
+    parts.tasks.spawn(async move {
+        let watch = async {
+            loop {
+                for (node, address) in voters.iter().filter(|(node, _)| **node != me) {
+                    if let Ok(answer) = peers.who(address, Some(*node)).await {
+                        peers.learn(answer.nodes.iter().map(|n| (n.node, n.address.clone())));
+                        forwarder.heard_of(answer.nodes);
+                    }
+                }
+                tokio::time::sleep(LOOK_AROUND).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watch => {}
+        }
+    });
     None
 }
 
@@ -477,6 +503,10 @@ impl Outgoing for NodeOutgoing {
         let Some(member) = self.founding.members.iter().find(|m| m.replica == to) else { return };
         let Founding { cluster, epoch, .. } = self.founding;
         self.peers.send(member.node, &Envelope { cluster, epoch, shard, from, to, message });
+    }
+
+    fn flush(&self) {
+        self.peers.flush();
     }
 
     fn progress(&self, progress: ShipProgress) {

@@ -219,16 +219,21 @@ impl Peers {
         }
     }
 
-    /// Queues a protocol message for another voter, or drops it.
+    /// Queues a protocol message for another voter, or drops it; [`Peers::flush`] follows.
     pub fn send(&self, to: NodeId, envelope: &Envelope) {
         match read(&self.consensus).get(&to) {
             Some(outbox) => {
-                outbox.push(envelope);
+                outbox.push_quietly(envelope);
             }
             None => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Puts queued protocol messages on the wire.
+    pub fn flush(&self) {
+        read(&self.consensus).values().for_each(|outbox| outbox.flush());
     }
 
     /// Stops every connection and waits for their tasks.

@@ -227,11 +227,12 @@ impl Core {
         }
     }
 
-    /// Disk and appliers first, then whoever waits.
+    /// Disk first, then the wire, appliers, whoever waits.
     fn hand_out(&mut self) {
         if !self.writes.is_empty() {
             self.shared.writes.push_all(self.writes.drain(..));
         }
+        self.shared.outgoing.flush();
         if !self.applies.is_empty() {
             self.shared.applies.push_all(self.applies.drain(..));
         }

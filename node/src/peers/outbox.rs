@@ -1,14 +1,19 @@
 //! The queue in front of a connection: frames are encoded into one buffer, everything queued goes out in one write.
 //!
-//! Invariants: bounded in messages and bytes; nothing is queued while the connection is down.
+//! Who queues may also write at once ([`Outbox::flush`]): on a quiet connection that saves waking the writing task. What
+//! the socket does not take is left to the task.
+//!
+//! Invariants: bounded in messages and bytes; nothing is queued while the connection is down; one writer at a time, so
+//! frames are never mixed.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quorate_shared::limits::{FRAME_BYTES_MAX, PEER_QUEUE_MAX};
 use serde::Serialize;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::frame;
@@ -18,10 +23,14 @@ const QUEUE_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 /// A buffer larger than this is given back after it was written.
 const KEEP_BYTES: usize = 1 << 20;
 
+/// The socket, while nobody writes.
+type Idle = Option<Box<OwnedWriteHalf>>;
+
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
     messages: usize,
+    socket: Idle,
 }
 
 /// See the module.
@@ -35,6 +44,10 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The connection is up.
     pub fn open(&self) {
         self.open.store(true, Ordering::Release);
@@ -43,7 +56,7 @@ impl Outbox {
 
     /// The connection is down; what was queued is gone.
     pub fn close(&self) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.lock();
         self.open.store(false, Ordering::Release);
         *queue = Queue::default();
     }
@@ -81,42 +94,80 @@ impl Outbox {
         self.add(|bytes| frame::put_raw(bytes, message).is_ok())
     }
 
+    /// Queues a message without waking anybody: [`Outbox::flush`] follows.
+    pub fn push_quietly<T: Serialize>(&self, message: &T) -> bool {
+        self.put(|bytes| frame::put(bytes, message).is_ok()).is_some()
+    }
+
+    /// Writes what is queued, as far as the socket takes it at once; the rest is the writing task's.
+    pub fn flush(&self) {
+        let mut queue = self.lock();
+        if queue.bytes.is_empty() {
+            return;
+        }
+        let written = match &queue.socket {
+            Some(socket) => socket.try_write(&queue.bytes).unwrap_or(0),
+            // The task is writing; it looks again when it is done.
+            None => 0,
+        };
+        if written == queue.bytes.len() {
+            queue.bytes.clear();
+            queue.messages = 0;
+            return;
+        }
+        queue.bytes.drain(..written);
+        drop(queue);
+        self.ready.notify_one();
+    }
+
     fn add(&self, put: impl FnOnce(&mut Vec<u8>) -> bool) -> bool {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let added = self.put(put);
+        // A writer that has been told once takes everything.
+        if added == Some(true) {
+            self.ready.notify_one();
+        }
+        added.is_some()
+    }
+
+    /// `None`: dropped and counted; else whether it is the first in the queue.
+    fn put(&self, put: impl FnOnce(&mut Vec<u8>) -> bool) -> Option<bool> {
+        let mut queue = self.lock();
         let room = queue.messages < PEER_QUEUE_MAX && queue.bytes.len() < QUEUE_BYTES_MAX;
         if !self.is_open() || !room || !put(&mut queue.bytes) {
             drop(queue);
             self.dropped.fetch_add(1, Ordering::Relaxed);
-            return false;
+            return None;
         }
         queue.messages += 1;
-        let first = queue.messages == 1;
-        drop(queue);
-        // A writer that has been told once takes everything.
-        if first {
-            self.ready.notify_one();
-        }
-        true
+        Some(queue.messages == 1)
     }
 
     /// Writes what is queued, until the connection fails.
-    pub async fn run<W: AsyncWrite + Unpin>(&self, mut writer: W) -> io::Result<()> {
+    pub async fn run(&self, writer: OwnedWriteHalf) -> io::Result<()> {
         let mut bytes = Vec::new();
+        self.lock().socket = Some(Box::new(writer));
         loop {
-            {
-                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-                queue.messages = 0;
-                std::mem::swap(&mut queue.bytes, &mut bytes);
-            }
-            if bytes.is_empty() {
+            let taken = {
+                let mut queue = self.lock();
+                match queue.bytes.is_empty() {
+                    true => None,
+                    false => {
+                        queue.messages = 0;
+                        std::mem::swap(&mut queue.bytes, &mut bytes);
+                        queue.socket.take()
+                    }
+                }
+            };
+            let Some(mut socket) = taken else {
                 self.ready.notified().await;
                 continue;
-            }
-            writer.write_all(&bytes).await?;
+            };
+            socket.write_all(&bytes).await?;
             bytes.clear();
             if bytes.capacity() > KEEP_BYTES {
                 bytes = Vec::new();
             }
+            self.lock().socket = Some(socket);
         }
     }
 }
