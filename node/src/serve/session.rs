@@ -32,6 +32,9 @@ use super::registry::{Handle, Open};
 use super::tcp::Door;
 use super::{PreparedStatement, Statements};
 
+/// How often somebody who watches is looked at for whether the node stops.
+const WATCH_LOOK: Duration = Duration::from_millis(250);
+
 /// Why a session ended.
 #[derive(Debug)]
 pub enum End {
@@ -365,26 +368,26 @@ impl Call {
         rows.finish(result?)
     }
 
-    /// Sends the picture again and again, until cancelled.
+    /// Sends the picture again and again, until cancelled. A drain ends it without an answer: the connection closes.
     async fn watch(&self, every: Duration) -> Result<(), WireError> {
         let watched = async {
-            loop {
+            while !self.door.registry.draining() {
                 // A client that does not read gets no pictures piled up for it.
                 if self.handle.outbox.waiting() == 0 {
                     let status = self.door.router.picture().await;
                     self.handle.outbox.push(self.request, Response::Status(Box::new(status)))?;
                 }
-                tokio::time::sleep(every).await;
-                if self.door.registry.draining() {
-                    return Ok::<(), WireError>(());
+                let next = Instant::now() + every;
+                while Instant::now() < next && !self.door.registry.draining() {
+                    tokio::time::sleep(next.saturating_duration_since(Instant::now()).min(WATCH_LOOK)).await;
                 }
             }
+            Ok(())
         };
         tokio::select! {
-            () = self.cancel.cancelled() => {}
-            result = watched => result?,
+            () = self.cancel.cancelled() => self.handle.outbox.push(self.request, empty()),
+            result = watched => result,
         }
-        self.handle.outbox.push(self.request, empty())
     }
 }
 

@@ -13,6 +13,8 @@ use crate::wire::{ClientFrame, ClientHello, Greeting, Hello, Request, Response, 
 const PROBE: Duration = Duration::from_secs(2);
 /// So many questions in a row without any frame mean that it is not.
 const PROBES_MAX: u32 = 2;
+/// How much longer than its deadline an answer is waited for.
+const GRACE: Duration = Duration::from_millis(250);
 /// Pauses between rounds over all nodes.
 const ROUND_PAUSE_MS: (u64, u64) = (20, 400);
 
@@ -205,8 +207,13 @@ impl Client {
             link.connection.writer.push(&ClientFrame { request: 0, body })?;
         }
         link.connection.writer.push(&FrameRef { request, body })?;
-        link.connection.writer.flush().await?;
-        let response = link.receive(request, Some(deadline)).await?;
+        // The node has the same deadline: what it says when that has passed is worth more than its silence.
+        let patience = deadline + GRACE;
+        match tokio::time::timeout_at(patience.into(), link.connection.writer.flush()).await {
+            Ok(written) => written?,
+            Err(_) => return Err(Attempt::Late),
+        }
+        let response = link.receive(request, Some(patience)).await?;
         Ok(First { request, response })
     }
 }
