@@ -1,8 +1,10 @@
-//! End to end: real `quorated` processes on loopback.
+//! Integration tests of the node, one binary: real `quorated` processes on loopback, and SQL in this process.
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
 mod doors;
 mod founding;
+mod golden;
+mod harness;
 mod replica;
 mod support;
