@@ -360,7 +360,11 @@ macro_rules! push_all {
     }};
 }
 
-fn column_values(array: &ArrayRef, ty: SqlType, rows: &mut [Vec<Value>]) -> Result<(), WireError> {
+/// Appends a column's values to rows.
+///
+/// # Errors
+/// `22003` for an unsigned number beyond BIGINT.
+pub fn column_values(array: &ArrayRef, ty: SqlType, rows: &mut [Vec<Value>]) -> Result<(), WireError> {
     match array.data_type() {
         DataType::Null => rows.iter_mut().for_each(|r| r.push(Value::Null)),
         DataType::Boolean => push_all!(array.as_boolean(), rows, |v| Value::Bool(v)),

@@ -1,7 +1,23 @@
 //! Functions that PostgreSQL's and MySQL's users expect and the planner lacks, and arithmetic that does not wrap.
+//!
+//! `row` turns a Rust function over values into one the planner can call; `dates`, `json` and `misc` are written with
+//! it; `arithmetic` replaces integer `+ - *` by checked ones; `sum` is a checked `sum` over integers.
+//!
+//! To add a function: write `fn(&[Value]) -> Result<Value, WireError>` in one of these, and list it in its `all()`.
+
+pub mod arithmetic;
+pub mod dates;
+pub mod json;
+pub mod misc;
+pub mod row;
+pub mod sum;
+
+use std::sync::Arc;
 
 use datafusion::common::Result;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 /// What functions may know of their session.
 #[derive(Clone, Debug, Default)]
@@ -19,15 +35,27 @@ pub fn is_internal(name: &str) -> bool {
     matches!(name, "+" | "-" | "*" | "to_json_text")
 }
 
+/// Functions whose value depends on the session: each statement gets its own.
+pub fn of_session(name: &str, facts: &SessionFacts) -> Option<Arc<ScalarUDF>> {
+    misc::of_session(name, facts).map(|f| Arc::new(ScalarUDF::from(f)))
+}
+
 /// Rules added to the planner.
 pub fn add_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
-    builder
+    builder.with_analyzer_rule(Arc::new(arithmetic::Checked::default()))
 }
 
 /// Registers every function.
 ///
 /// # Errors
 /// None that a user could cause.
-pub fn register(_state: &mut SessionState) -> Result<()> {
+pub fn register(state: &mut SessionState) -> Result<()> {
+    for function in dates::all().into_iter().chain(json::all()).chain(misc::all()) {
+        state.register_udf(Arc::new(ScalarUDF::from(function)))?;
+    }
+    state.register_udf(Arc::new(ScalarUDF::from(dates::Now::default())))?;
+    let inner = state.udaf("sum")?;
+    state.register_udaf(Arc::new(AggregateUDF::from(sum::CheckedSum::new(inner))))?;
+    state.register_expr_planner(Arc::new(json::Operators))?;
     Ok(())
 }

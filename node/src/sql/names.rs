@@ -54,11 +54,12 @@ pub struct Names<'a> {
     depth: usize,
     types: Arc<dyn TypePlanner>,
     used: Arc<Mutex<Used>>,
+    facts: Arc<functions::SessionFacts>,
 }
 
 impl<'a> Names<'a> {
     /// For a statement of a session in `database`; `mentioned` are the column names in its text.
-    pub fn new(state: &'a SessionState, catalog: &'a Arc<Catalog>, database: &str, mentioned: HashSet<String>) -> Self {
+    pub fn new(state: &'a SessionState, catalog: &'a Arc<Catalog>, database: &str, mentioned: HashSet<String>, facts: Arc<functions::SessionFacts>) -> Self {
         Self {
             state,
             catalog,
@@ -67,6 +68,7 @@ impl<'a> Names<'a> {
             depth: 0,
             types: Arc::new(Types),
             used: Arc::default(),
+            facts,
         }
     }
 
@@ -168,6 +170,7 @@ impl<'a> Names<'a> {
             depth: self.depth + 1,
             types: Arc::clone(&self.types),
             used: Arc::clone(&self.used),
+            facts: Arc::clone(&self.facts),
         };
         let plan = inner.plan(*query)?;
         let plan = self.rename(plan, view, &parsed.labels)?;
@@ -249,7 +252,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state.scalar_functions().get(name).cloned()
+        functions::of_session(name, &self.facts).or_else(|| self.state.scalar_functions().get(name).cloned())
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -146,11 +146,6 @@ impl SqlEngine {
         let mut state = self.state.clone();
         let config = state.config_mut();
         config.options_mut().execution.time_zone = Some(run.settings.timezone.clone());
-        config.set_extension(Arc::new(functions::SessionFacts {
-            user: run.user.to_string(),
-            database: run.settings.database.clone(),
-            session: run.session.get(),
-        }));
         state.execution_props_mut().query_execution_start_time = chrono::DateTime::from_timestamp_micros(run.now_us);
         state
     }
@@ -198,7 +193,12 @@ pub fn plan_query(
     stacker::maybe_grow(STACK_LEFT, STACK_NEW, || {
         refuse(query)?;
         let state = run.engine.state_for(run);
-        let names = Names::new(&state, catalog, &run.settings.database, names::mentioned(query));
+        let facts = Arc::new(functions::SessionFacts {
+            user: run.user.to_string(),
+            database: run.settings.database.clone(),
+            session: run.session.get(),
+        });
+        let names = Names::new(&state, catalog, &run.settings.database, names::mentioned(query), facts);
         let plan = names.plan(query.clone()).map_err(|e| errors::translate(&e))?;
         let used = names.used();
         let columns = label(&plan, labels, spelling, &used);

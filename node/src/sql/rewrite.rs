@@ -41,6 +41,15 @@ impl VisitorMut for Normaliser {
         ControlFlow::Continue(())
     }
 
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<WireError> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                let _ = expr.visit(&mut Membership { depth: 0 });
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<WireError> {
         match expr {
             Expr::Cast { kind: CastKind::Cast | CastKind::DoubleColon, expr: inner, data_type, .. } => {
@@ -68,6 +77,7 @@ impl VisitorMut for Normaliser {
                 }
                 _ => {}
             },
+            Expr::UnaryOp { op: UnaryOperator::Plus, expr: inner } => *expr = take(inner),
             Expr::RLike { negated, expr: inner, pattern, .. } => {
                 let op = match negated {
                     true => BinaryOperator::PGRegexNotIMatch,
@@ -85,6 +95,112 @@ impl VisitorMut for Normaliser {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// `x IN (SELECT …)` and `EXISTS (…)` outside of WHERE: the planner knows them as joins only, so in a SELECT list they
+/// become counts.
+struct Membership {
+    depth: usize,
+}
+
+impl VisitorMut for Membership {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if self.depth > 0 {
+            return ControlFlow::Continue(());
+        }
+        match expr {
+            Expr::Exists { subquery, negated } => {
+                let some = count(take_query(subquery), None);
+                *expr = nested(some, if *negated { BinaryOperator::Eq } else { BinaryOperator::Gt });
+            }
+            Expr::InSubquery { expr: wanted, subquery, negated } => {
+                let wanted = take(wanted);
+                let member = Expr::CompoundIdentifier(vec![Ident::new("__in"), Ident::new("__v")]);
+                let subquery = take_query(subquery);
+                let equal = Expr::BinaryOp { left: Box::new(member.clone()), op: BinaryOperator::Eq, right: Box::new(wanted.clone()) };
+                let found = nested(count(subquery.clone(), Some(equal)), BinaryOperator::Gt);
+                let nulls = nested(count(subquery.clone(), Some(Expr::IsNull(Box::new(member)))), BinaryOperator::Gt);
+                let unknown = Expr::BinaryOp {
+                    left: Box::new(Expr::IsNull(Box::new(wanted))),
+                    op: BinaryOperator::And,
+                    right: Box::new(nested(count(subquery, None), BinaryOperator::Gt)),
+                };
+                let when = |condition, result| CaseWhen { condition, result };
+                *expr = Expr::Case {
+                    case_token: AttachedToken::empty(),
+                    end_token: AttachedToken::empty(),
+                    operand: None,
+                    conditions: vec![when(found, boolean(!*negated)), when(nulls, null()), when(unknown, null())],
+                    else_result: Some(Box::new(boolean(*negated))),
+                };
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn boolean(value: bool) -> Expr {
+    Expr::Value(Value::Boolean(value).with_empty_span())
+}
+
+fn null() -> Expr {
+    Expr::Value(Value::Null.with_empty_span())
+}
+
+/// `(count > 0)` or `(count = 0)`.
+fn nested(count: Expr, op: BinaryOperator) -> Expr {
+    let zero = Expr::Value(Value::Number("0".into(), false).with_empty_span());
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(count), op, right: Box::new(zero) }))
+}
+
+/// `(SELECT count(*) FROM (subquery) AS __in (__v) WHERE filter)`.
+fn count(subquery: Query, filter: Option<Expr>) -> Expr {
+    let dialect = sqlparser::dialect::PostgreSqlDialect {};
+    let text = match filter {
+        Some(_) => "SELECT count(*) FROM (SELECT 1) AS __in (__v) WHERE true",
+        None => "SELECT count(*) FROM (SELECT 1) AS __in",
+    };
+    let parsed = sqlparser::parser::Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_query());
+    let Ok(mut query) = parsed else { return null() };
+    if let SetExpr::Select(select) = query.body.as_mut() {
+        if let Some(TableWithJoins { relation: TableFactor::Derived { subquery: place, .. }, .. }) = select.from.first_mut() {
+            **place = subquery;
+        }
+        if filter.is_some() {
+            select.selection = filter;
+        }
+    }
+    Expr::Subquery(query)
+}
+
+/// Takes a query out of its place.
+fn take_query(place: &mut Query) -> Query {
+    let empty = Query {
+        with: None,
+        body: Box::new(SetExpr::Values(sqlparser::ast::Values { explicit_row: false, value_keyword: false, rows: Vec::new() })),
+        order_by: None,
+        limit_clause: None,
+        fetch: None,
+        locks: Vec::new(),
+        for_clause: None,
+        settings: None,
+        format_clause: None,
+        pipe_operators: Vec::new(),
+    };
+    std::mem::replace(place, empty)
 }
 
 impl Normaliser {

@@ -10,7 +10,7 @@ use quorate_node::sql::local::LocalRouter;
 use quorate_node::sql::plan::{EngineOptions, SqlEngine};
 use quorate_node::sql::session::SqlSession;
 use quorate_shared::error::WireError;
-use quorate_shared::ids::SessionId;
+use quorate_shared::ids::{CatalogVersion, SessionId};
 use quorate_shared::status::NodeKind;
 use quorate_shared::value::Value;
 use quorate_shared::wire::{Column, Done, QueryOptions};
@@ -73,7 +73,12 @@ impl Boxed {
     pub fn with_kind(engine: &dyn Engine, kind: NodeKind) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let router: Arc<dyn Router> = Arc::new(LocalRouter::with_kind(engine, kind).unwrap());
-        let jobs = runtime.spawn(jobs(Arc::clone(&router)));
+        let jobs = runtime.spawn(quorate_node::ddl::run_jobs(Arc::clone(&router)));
+        if kind == NodeKind::Voter {
+            // The jobs' task founds the catalog: database `main`.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            runtime.block_on(router.catalog_at_least(CatalogVersion::new(1), deadline)).unwrap();
+        }
         let engine = SqlEngine::new(&EngineOptions::default()).unwrap();
         let session = SqlSession::new(Arc::clone(&router), engine, SessionId::new(1), "tester", None, &[]);
         Self { runtime, session, jobs }
@@ -110,4 +115,17 @@ impl Drop for Boxed {
     }
 }
 
-async fn jobs(_router: Arc<dyn Router>) {}
+
+/// A folder of the data for tests; says visibly when it is missing.
+pub fn shared_data(name: &str) -> Option<std::path::PathBuf> {
+    let root = match std::env::var_os("QUORATE_SHARED") {
+        Some(shared) => std::path::PathBuf::from(shared),
+        None => std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
+    };
+    let dir = root.join("data").join(name);
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("SKIPPED: {} is missing", dir.display());
+    None
+}

@@ -1,10 +1,12 @@
 //! Integration tests of the node, one binary: real `quorated` processes on loopback, and SQL in this process.
 #![allow(clippy::unwrap_used)]
 
+mod chinook;
 mod cluster;
 mod doors;
 mod founding;
 mod golden;
 mod harness;
 mod replica;
+mod slt;
 mod support;
