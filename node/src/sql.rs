@@ -35,6 +35,10 @@ use quorate_shared::error::WireError;
 use quorate_shared::value::Value;
 use quorate_shared::wire::Column;
 
+/// Stack of every thread that runs statements: an expression of `OPERATORS_MAX` operators is a tree as deep, and walking
+/// and dropping it recurses. Only what is touched takes memory.
+pub const STACK_BYTES: usize = 16 << 20;
+
 /// Where a statement's rows go. Awaiting is back-pressure: a client that stops reading stops the scan.
 #[async_trait]
 pub trait Sink: Send {

@@ -178,6 +178,12 @@ fn describe(plan: &Arc<dyn ExecutionPlan>) -> String {
         }
         out.push(c);
     }
+    // Names that are ours only.
+    while let Some(at) = out.find(" as __q") {
+        let digits = out[at + 7..].chars().take_while(char::is_ascii_digit).count();
+        out.replace_range(at..at + 7 + digits, "");
+    }
+    let out = out.replace("count(Int64(1))", "count(*)");
     match out.strip_suffix("Exec") {
         Some(name) => name.to_owned(),
         None => out,

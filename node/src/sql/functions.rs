@@ -1,12 +1,13 @@
 //! Functions that PostgreSQL's and MySQL's users expect and the planner lacks, and arithmetic that does not wrap.
 //!
 //! `row` turns a Rust function over values into one the planner can call; `dates`, `json` and `misc` are written with
-//! it; `arithmetic` replaces integer `+ - *` by checked ones; `sum` is a checked `sum` over integers.
+//! it; `arithmetic` replaces integer `+ - *` by checked ones; `floats` lets floats win over decimals; `sum` is a checked `sum` over integers.
 //!
 //! To add a function: write `fn(&[Value]) -> Result<Value, WireError>` in one of these, and list it in its `all()`.
 
 pub mod arithmetic;
 pub mod dates;
+pub mod floats;
 pub mod json;
 pub mod misc;
 pub mod row;
@@ -18,6 +19,7 @@ use datafusion::common::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 /// What functions may know of their session.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +44,10 @@ pub fn of_session(name: &str, facts: &SessionFacts) -> Option<Arc<ScalarUDF>> {
 
 /// Rules added to the planner.
 pub fn add_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
-    builder.with_analyzer_rule(Arc::new(arithmetic::Checked::default()))
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(floats::Floats)];
+    rules.extend(Analyzer::new().rules);
+    rules.push(Arc::new(arithmetic::Checked::default()));
+    builder.with_analyzer_rules(rules)
 }
 
 /// Registers every function.

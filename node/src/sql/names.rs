@@ -59,7 +59,13 @@ pub struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// For a statement of a session in `database`; `mentioned` are the column names in its text.
-    pub fn new(state: &'a SessionState, catalog: &'a Arc<Catalog>, database: &str, mentioned: HashSet<String>, facts: Arc<functions::SessionFacts>) -> Self {
+    pub fn new(
+        state: &'a SessionState,
+        catalog: &'a Arc<Catalog>,
+        database: &str,
+        mentioned: HashSet<String>,
+        facts: Arc<functions::SessionFacts>,
+    ) -> Self {
         Self {
             state,
             catalog,

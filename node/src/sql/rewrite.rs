@@ -10,8 +10,8 @@ use quorate_shared::error::WireError;
 use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, Statement, Value, ValueWithSpan, VisitMut,
-    VisitorMut,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, Query, Select, SelectItem, SetExpr,
+    Statement, TableFactor, TableWithJoins, UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut,
 };
 
 use super::parse::Flavour;
@@ -129,7 +129,11 @@ impl VisitorMut for Membership {
                 let wanted = take(wanted);
                 let member = Expr::CompoundIdentifier(vec![Ident::new("__in"), Ident::new("__v")]);
                 let subquery = take_query(subquery);
-                let equal = Expr::BinaryOp { left: Box::new(member.clone()), op: BinaryOperator::Eq, right: Box::new(wanted.clone()) };
+                let equal = Expr::BinaryOp {
+                    left: Box::new(member.clone()),
+                    op: BinaryOperator::Eq,
+                    right: Box::new(wanted.clone()),
+                };
                 let found = nested(count(subquery.clone(), Some(equal)), BinaryOperator::Gt);
                 let nulls = nested(count(subquery.clone(), Some(Expr::IsNull(Box::new(member)))), BinaryOperator::Gt);
                 let unknown = Expr::BinaryOp {
@@ -176,7 +180,9 @@ fn count(subquery: Query, filter: Option<Expr>) -> Expr {
     let parsed = sqlparser::parser::Parser::new(&dialect).try_with_sql(text).and_then(|mut p| p.parse_query());
     let Ok(mut query) = parsed else { return null() };
     if let SetExpr::Select(select) = query.body.as_mut() {
-        if let Some(TableWithJoins { relation: TableFactor::Derived { subquery: place, .. }, .. }) = select.from.first_mut() {
+        if let Some(TableWithJoins { relation: TableFactor::Derived { subquery: place, .. }, .. }) =
+            select.from.first_mut()
+        {
             **place = subquery;
         }
         if filter.is_some() {
@@ -190,7 +196,11 @@ fn count(subquery: Query, filter: Option<Expr>) -> Expr {
 fn take_query(place: &mut Query) -> Query {
     let empty = Query {
         with: None,
-        body: Box::new(SetExpr::Values(sqlparser::ast::Values { explicit_row: false, value_keyword: false, rows: Vec::new() })),
+        body: Box::new(SetExpr::Values(sqlparser::ast::Values {
+            explicit_row: false,
+            value_keyword: false,
+            rows: Vec::new(),
+        })),
         order_by: None,
         limit_clause: None,
         fetch: None,

@@ -29,7 +29,8 @@ fn statements(dump: &str) -> Vec<String> {
                 continue;
             }
             ';' if !quoted => {
-                let statement = std::mem::take(&mut current).trim().trim_start_matches('\u{feff}').replace("\\c ", "USE ");
+                let statement =
+                    std::mem::take(&mut current).trim().trim_start_matches('\u{feff}').replace("\\c ", "USE ");
                 if !statement.is_empty() {
                     out.push(statement);
                 }
@@ -129,9 +130,28 @@ const QUERIES: &[&str] = &[
 /// The names of the MySQL dump: `invoice_line` is `InvoiceLine` there.
 fn pascal(query: &str) -> String {
     const NAMES: &[&str] = &[
-        "invoice_line_id", "invoice_line", "playlist_track", "playlist_id", "media_type_id", "media_type", "artist_id", "album_id", "track_id", "genre_id",
-        "customer_id", "invoice_id", "employee_id", "invoice_date", "billing_country", "billing_state", "unit_price", "last_name", "first_name",
-        "reports_to", "hire_date", "support_rep_id",
+        "invoice_line_id",
+        "invoice_line",
+        "playlist_track",
+        "playlist_id",
+        "media_type_id",
+        "media_type",
+        "artist_id",
+        "album_id",
+        "track_id",
+        "genre_id",
+        "customer_id",
+        "invoice_id",
+        "employee_id",
+        "invoice_date",
+        "billing_country",
+        "billing_state",
+        "unit_price",
+        "last_name",
+        "first_name",
+        "reports_to",
+        "hire_date",
+        "support_rep_id",
     ];
     let mut out = query.to_owned();
     for name in NAMES {
@@ -188,10 +208,18 @@ fn compare(ours: &mut Boxed, reference: &Connection, rename: fn(&str) -> String)
             Ok(answer) => {
                 let got: Vec<Vec<String>> = answer.rows.iter().map(|r| r.iter().map(text).collect()).collect();
                 let same = got.len() == theirs.len()
-                    && got.iter().zip(&theirs).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| close(x, y)));
+                    && got
+                        .iter()
+                        .zip(&theirs)
+                        .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(x, y)| close(x, y)));
                 if !same {
-                    let first = got.iter().zip(&theirs).find(|(a, b)| !a.iter().zip(b.iter()).all(|(x, y)| close(x, y)));
-                    wrong.push(format!("{query}\n  {} rows, not {}; first difference {first:?}", got.len(), theirs.len()));
+                    let first =
+                        got.iter().zip(&theirs).find(|(a, b)| !a.iter().zip(b.iter()).all(|(x, y)| close(x, y)));
+                    wrong.push(format!(
+                        "{query}\n  {} rows, not {}; first difference {first:?}",
+                        got.len(),
+                        theirs.len()
+                    ));
                 }
             }
         }

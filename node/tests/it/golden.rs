@@ -97,7 +97,9 @@ fn scripts_on_sled() {
 fn a_replica_refuses_writes_and_names_the_master() {
     let engine = MemoryEngine::new();
     let mut db = Boxed::with_kind(&engine, NodeKind::Replica);
-    for sql in ["CREATE DATABASE d", "CREATE TABLE t (a INT)", "DROP TABLE t", "INSERT INTO t VALUES (1)", "DELETE FROM t"] {
+    for sql in
+        ["CREATE DATABASE d", "CREATE TABLE t (a INT)", "DROP TABLE t", "INSERT INTO t VALUES (1)", "DELETE FROM t"]
+    {
         let error = db.run(sql).unwrap_err();
         assert_eq!(error.sqlstate.as_deref(), Some("25006"), "{sql}");
         assert_eq!(error.redirect.as_deref(), Some("127.0.0.1:7411"), "{sql}");
@@ -117,7 +119,10 @@ fn prepared_statements_take_parameters() {
     }
     let found = db.prepared("SELECT name FROM t WHERE id = $1", vec![Value::Int(2)]).unwrap();
     assert_eq!(found.texts(), [["n2"]]);
-    let found = db.prepared("SELECT id FROM t WHERE price > $1 AND name LIKE $2 ORDER BY id", vec![Value::Int(2), Value::Text("n%".into())]);
+    let found = db.prepared(
+        "SELECT id FROM t WHERE price > $1 AND name LIKE $2 ORDER BY id",
+        vec![Value::Int(2), Value::Text("n%".into())],
+    );
     assert_eq!(found.unwrap().texts(), [["2"], ["3"]]);
     let found = db.prepared("SELECT id FROM t ORDER BY id LIMIT $1", vec![Value::Int(1)]).unwrap();
     assert_eq!(found.texts(), [["1"]]);
@@ -127,6 +132,12 @@ fn prepared_statements_take_parameters() {
 
 #[test]
 fn no_statement_overflows_the_stack() {
+    // As large as the node's threads have it.
+    let thread = std::thread::Builder::new().stack_size(quorate_node::sql::STACK_BYTES).spawn(deep_statements);
+    thread.unwrap().join().unwrap();
+}
+
+fn deep_statements() {
     let engine = MemoryEngine::new();
     let mut db = Boxed::new(&engine);
     let deep = format!("SELECT {}1{}", "(".repeat(100_000), ")".repeat(100_000));

@@ -115,7 +115,6 @@ impl Drop for Boxed {
     }
 }
 
-
 /// A folder of the data for tests; says visibly when it is missing.
 pub fn shared_data(name: &str) -> Option<std::path::PathBuf> {
     let root = match std::env::var_os("QUORATE_SHARED") {

@@ -14,7 +14,8 @@ use datafusion::logical_expr::expr::{BinaryExpr, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
@@ -60,9 +61,16 @@ impl ScalarUDFImpl for Arithmetic {
             (ColumnarValue::Scalar(l), ColumnarValue::Scalar(r)) => kernel(&l.to_array()?, &r.to_array()?),
         };
         let array = result.map_err(|_| {
-            external(WireError::sql("22003", format!("the result of {} is out of range for its integer type", self.name)).hint("cast one side to DECIMAL or DOUBLE PRECISION"))
+            external(
+                WireError::sql("22003", format!("the result of {} is out of range for its integer type", self.name))
+                    .hint("cast one side to DECIMAL or DOUBLE PRECISION"),
+            )
         })?;
-        if scalars { ScalarValue::try_from_array(&array, 0).map(ColumnarValue::Scalar) } else { Ok(ColumnarValue::Array(array)) }
+        if scalars {
+            ScalarValue::try_from_array(&array, 0).map(ColumnarValue::Scalar)
+        } else {
+            Ok(ColumnarValue::Array(array))
+        }
     }
 }
 
@@ -100,7 +108,10 @@ impl Checked {
                     _ => Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))),
                 }
             }
-            Expr::Negative(inner) if inner.get_type(schema).is_ok_and(|t| t.is_signed_integer()) && !matches!(*inner, Expr::Literal(..)) => {
+            Expr::Negative(inner)
+                if inner.get_type(schema).is_ok_and(|t| t.is_signed_integer())
+                    && !matches!(*inner, Expr::Literal(..)) =>
+            {
                 let ty = inner.get_type(schema)?;
                 let zero = Expr::Literal(ScalarValue::new_zero(&ty)?, None);
                 let args = vec![zero, *inner];

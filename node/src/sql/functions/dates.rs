@@ -25,8 +25,12 @@ pub struct Now {
 
 impl Default for Now {
     fn default() -> Self {
-        let aliases = ["current_timestamp", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "utc_timestamp"];
-        Self { signature: Signature::nullary(Volatility::Stable), aliases: aliases.iter().map(|a| (*a).to_owned()).collect() }
+        let aliases =
+            ["current_timestamp", "transaction_timestamp", "statement_timestamp", "clock_timestamp", "utc_timestamp"];
+        Self {
+            signature: Signature::nullary(Volatility::Stable),
+            aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
+        }
     }
 }
 
@@ -60,35 +64,52 @@ pub fn all() -> Vec<RowFunction> {
         RowFunction::new("year", 1..=1, Int, |a| part("year", a, |t| t.year().into())),
         RowFunction::new("quarter", 1..=1, Int, |a| part("quarter", a, |t| i64::from(t.month0() / 3 + 1))),
         RowFunction::new("month", 1..=1, Int, |a| part("month", a, |t| t.month().into())),
-        RowFunction::new("week", 1..=1, Int, |a| part("week", a, |t| t.iso_week().week().into())).alias(&["weekofyear"]),
+        RowFunction::new("week", 1..=1, Int, |a| part("week", a, |t| t.iso_week().week().into()))
+            .alias(&["weekofyear"]),
         RowFunction::new("day", 1..=1, Int, |a| part("day", a, |t| t.day().into())).alias(&["dayofmonth"]),
         RowFunction::new("hour", 1..=1, Int, |a| part("hour", a, |t| t.hour().into())),
         RowFunction::new("minute", 1..=1, Int, |a| part("minute", a, |t| t.minute().into())),
         RowFunction::new("second", 1..=1, Int, |a| part("second", a, |t| t.second().into())),
         RowFunction::new("microsecond", 1..=1, Int, |a| part("microsecond", a, |t| (t.nanosecond() / 1_000).into())),
-        RowFunction::new("dayofweek", 1..=1, Int, |a| part("dayofweek", a, |t| i64::from(t.weekday().num_days_from_sunday()) + 1)),
+        RowFunction::new("dayofweek", 1..=1, Int, |a| {
+            part("dayofweek", a, |t| i64::from(t.weekday().num_days_from_sunday()) + 1)
+        }),
         RowFunction::new("weekday", 1..=1, Int, |a| part("weekday", a, |t| t.weekday().num_days_from_monday().into())),
         RowFunction::new("dayofyear", 1..=1, Int, |a| part("dayofyear", a, |t| t.ordinal().into())),
-        RowFunction::new("dayname", 1..=1, Text, |a| Ok(Value::Text(moment("dayname", &a[0])?.format("%A").to_string()))),
-        RowFunction::new("monthname", 1..=1, Text, |a| Ok(Value::Text(moment("monthname", &a[0])?.format("%B").to_string()))),
+        RowFunction::new("dayname", 1..=1, Text, |a| {
+            Ok(Value::Text(moment("dayname", &a[0])?.format("%A").to_string()))
+        }),
+        RowFunction::new("monthname", 1..=1, Text, |a| {
+            Ok(Value::Text(moment("monthname", &a[0])?.format("%B").to_string()))
+        }),
         RowFunction::new("last_day", 1..=1, Date, last_day),
         RowFunction::new("date", 1..=1, Date, |a| Ok(Value::Date(days(moment("date", &a[0])?.date())))),
         RowFunction::new("datetime", 1..=1, Timestamp, |a| Ok(Value::Timestamp(micros(moment("datetime", &a[0])?)))),
         RowFunction::new("timestamp", 1..=1, Timestamp, |a| Ok(Value::Timestamp(micros(moment("timestamp", &a[0])?)))),
-        RowFunction::new("date_format", 2..=2, Text, |a| Ok(Value::Text(mysql_format(moment("date_format", &a[0])?, &text(&a[1]))))),
+        RowFunction::new("date_format", 2..=2, Text, |a| {
+            Ok(Value::Text(mysql_format(moment("date_format", &a[0])?, &text(&a[1]))))
+        }),
         RowFunction::new("strftime", 2..=2, Text, strftime),
         RowFunction::new("to_char", 2..=2, Text, to_char),
         RowFunction::new("datediff", 2..=2, Int, |a| {
             let between = moment("datediff", &a[0])?.date() - moment("datediff", &a[1])?.date();
             Ok(Value::Int(between.num_days()))
         }),
-        RowFunction::new("age", 2..=2, SqlType::Interval, |a| Ok(Value::Interval(age(moment("age", &a[0])?, moment("age", &a[1])?)))),
-        RowFunction::new("unix_timestamp", 1..=1, BigInt, |a| Ok(Value::Int(micros(moment("unix_timestamp", &a[0])?).div_euclid(1_000_000)))),
+        RowFunction::new("age", 2..=2, SqlType::Interval, |a| {
+            Ok(Value::Interval(age(moment("age", &a[0])?, moment("age", &a[1])?)))
+        }),
+        RowFunction::new("unix_timestamp", 1..=1, BigInt, |a| {
+            Ok(Value::Int(micros(moment("unix_timestamp", &a[0])?).div_euclid(1_000_000)))
+        }),
         RowFunction::new("from_unixtime", 1..=2, Timestamp, |a| {
-            let us = int("from_unixtime", &a[0])?.checked_mul(1_000_000).ok_or_else(|| WireError::sql("22008", "a time is out of range"))?;
+            let us = int("from_unixtime", &a[0])?
+                .checked_mul(1_000_000)
+                .ok_or_else(|| WireError::sql("22008", "a time is out of range"))?;
             Ok(Value::Timestamp(us))
         }),
-        RowFunction::new("time_of", 1..=1, Time, |a| Ok(Value::Time(micros(moment("time_of", &a[0])?).rem_euclid(DAY_US)))),
+        RowFunction::new("time_of", 1..=1, Time, |a| {
+            Ok(Value::Time(micros(moment("time_of", &a[0])?).rem_euclid(DAY_US)))
+        }),
         RowFunction::new("julianday", 1..=1, SqlType::Double, |a| {
             #[allow(clippy::cast_precision_loss)] // SQLite's julianday is a float
             let days = micros(moment("julianday", &a[0])?) as f64 / DAY_US as f64;
@@ -117,10 +138,16 @@ fn days(d: NaiveDate) -> i32 {
 pub fn moment(function: &str, value: &Value) -> Result<NaiveDateTime, WireError> {
     let range = || WireError::sql("22008", "a date or time is out of range");
     match value {
-        Value::Date(d) => DateTime::<Utc>::from_timestamp_micros(i64::from(*d) * DAY_US).map(|t| t.naive_utc()).ok_or_else(range),
-        Value::Timestamp(us) | Value::TimestampTz(us) => DateTime::<Utc>::from_timestamp_micros(*us).map(|t| t.naive_utc()).ok_or_else(range),
+        Value::Date(d) => {
+            DateTime::<Utc>::from_timestamp_micros(i64::from(*d) * DAY_US).map(|t| t.naive_utc()).ok_or_else(range)
+        }
+        Value::Timestamp(us) | Value::TimestampTz(us) => {
+            DateTime::<Utc>::from_timestamp_micros(*us).map(|t| t.naive_utc()).ok_or_else(range)
+        }
         Value::Time(us) => DateTime::<Utc>::from_timestamp_micros(*us).map(|t| t.naive_utc()).ok_or_else(range),
-        Value::Text(t) => parse_moment(t).ok_or_else(|| WireError::sql("22007", format!("invalid input for a date or time: \"{t}\""))),
+        Value::Text(t) => {
+            parse_moment(t).ok_or_else(|| WireError::sql("22007", format!("invalid input for a date or time: \"{t}\"")))
+        }
         other => Err(wrong(function, other)),
     }
 }
@@ -143,7 +170,8 @@ fn parse_moment(text: &str) -> Option<NaiveDateTime> {
             return Some(d.and_time(NaiveTime::MIN));
         }
     }
-    let time = NaiveTime::parse_from_str(text, "%H:%M:%S%.f").or_else(|_| NaiveTime::parse_from_str(text, "%H:%M")).ok()?;
+    let time =
+        NaiveTime::parse_from_str(text, "%H:%M:%S%.f").or_else(|_| NaiveTime::parse_from_str(text, "%H:%M")).ok()?;
     Some(NaiveDate::default().and_time(time))
 }
 
@@ -159,7 +187,8 @@ fn age(later: NaiveDateTime, earlier: NaiveDateTime) -> Interval {
         let i = age(earlier, later);
         return Interval { months: -i.months, days: -i.days, micros: -i.micros };
     }
-    let mut months = (later.year() - earlier.year()) * 12 + i32::try_from(later.month()).unwrap_or(0) - i32::try_from(earlier.month()).unwrap_or(0);
+    let mut months = (later.year() - earlier.year()) * 12 + i32::try_from(later.month()).unwrap_or(0)
+        - i32::try_from(earlier.month()).unwrap_or(0);
     let shifted = |m: i32| earlier.checked_add_months(Months::new(u32::try_from(m.max(0)).unwrap_or(0)));
     if shifted(months).is_none_or(|t| t > later) {
         months -= 1;
@@ -317,7 +346,8 @@ fn number_to_char(value: &Value, pattern: &str) -> Result<Value, WireError> {
     let fill = !pattern.starts_with("FM");
     let pattern = pattern.trim_start_matches("FM");
     if pattern.chars().any(|c| !matches!(c, '9' | '0' | '.' | ',')) {
-        return Err(WireError::unsupported(format!("the pattern \"{pattern}\" of to_char()")).hint("numbers take 9, 0, comma, point and FM"));
+        return Err(WireError::unsupported(format!("the pattern \"{pattern}\" of to_char()"))
+            .hint("numbers take 9, 0, comma, point and FM"));
     }
     let (whole, fraction) = pattern.split_once('.').unwrap_or((pattern, ""));
     let decimals = fraction.len();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::common::{DFSchema, Result};
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use quorate_shared::error::WireError;
 use quorate_shared::value::{SqlType, Value};
 use serde_json::Value as Json;
@@ -61,11 +61,15 @@ pub fn all() -> Vec<RowFunction> {
 }
 
 fn get_json() -> RowFunction {
-    RowFunction::new("json_get", 2..=2, SqlType::Json, |a| Ok(step(&parse(&text(&a[0]))?, &a[1])?.map_or(Value::Null, |j| Value::Json(j.to_string()))))
+    RowFunction::new("json_get", 2..=2, SqlType::Json, |a| {
+        Ok(step(&parse(&text(&a[0]))?, &a[1])?.map_or(Value::Null, |j| Value::Json(j.to_string())))
+    })
 }
 
 fn get_text() -> RowFunction {
-    RowFunction::new("json_get_text", 2..=2, SqlType::Text, |a| Ok(step(&parse(&text(&a[0]))?, &a[1])?.map_or(Value::Null, plain)))
+    RowFunction::new("json_get_text", 2..=2, SqlType::Text, |a| {
+        Ok(step(&parse(&text(&a[0]))?, &a[1])?.map_or(Value::Null, plain))
+    })
 }
 
 fn parse(document: &str) -> Result<Json, WireError> {

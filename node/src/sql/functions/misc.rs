@@ -16,7 +16,9 @@ pub fn of_session(name: &str, facts: &SessionFacts) -> Option<RowFunction> {
     match name {
         "current_user" => Some(fixed("current_user", Value::Text(facts.user.clone()), SqlType::Text)),
         "user" => Some(fixed("user", Value::Text(facts.user.clone()), SqlType::Text)),
-        "current_database" | "current_catalog" | "database" => Some(fixed("current_database", Value::Text(facts.database.clone()), SqlType::Text)),
+        "current_database" | "current_catalog" | "database" => {
+            Some(fixed("current_database", Value::Text(facts.database.clone()), SqlType::Text))
+        }
         "connection_id" | "pg_backend_pid" => {
             Some(fixed("connection_id", Value::Int(i64::try_from(facts.session).unwrap_or(i64::MAX)), SqlType::BigInt))
         }
@@ -30,10 +32,14 @@ pub fn all() -> Vec<RowFunction> {
     vec![
         RowFunction::new("version", 0..=0, Text, |_| Ok(Value::Text(VERSION.to_owned()))),
         RowFunction::new("current_schema", 0..=0, Text, |_| Ok(Value::Text("public".to_owned()))),
-        RowFunction::new("gen_random_uuid", 0..=0, SqlType::Uuid, |_| random_uuid()).alias(&["uuid", "uuid_generate_v4"]).volatile(),
+        RowFunction::new("gen_random_uuid", 0..=0, SqlType::Uuid, |_| random_uuid())
+            .alias(&["uuid", "uuid_generate_v4"])
+            .volatile(),
         RowFunction::new("to_uuid", 1..=1, SqlType::Uuid, |a| {
             let given = text(&a[0]);
-            convert::parse_uuid(&given).map(Value::Uuid).ok_or_else(|| WireError::sql("22P02", format!("invalid input for UUID: \"{given}\"")))
+            convert::parse_uuid(&given)
+                .map(Value::Uuid)
+                .ok_or_else(|| WireError::sql("22P02", format!("invalid input for UUID: \"{given}\"")))
         }),
         RowFunction::new("rand", 0..=1, Double, |_| random()).volatile(),
         RowFunction::new("mod", 2..=2, BigInt, |a| {
@@ -46,7 +52,8 @@ pub fn all() -> Vec<RowFunction> {
         }),
         RowFunction::new("locate", 2..=3, BigInt, |a| {
             let start = a.get(2).map_or(Ok(1), |v| int("locate", v))?;
-            let (needle, hay): (Vec<char>, Vec<char>) = (text(&a[0]).to_lowercase().chars().collect(), text(&a[1]).to_lowercase().chars().collect());
+            let (needle, hay): (Vec<char>, Vec<char>) =
+                (text(&a[0]).to_lowercase().chars().collect(), text(&a[1]).to_lowercase().chars().collect());
             let skip = usize::try_from(start - 1).unwrap_or(0);
             let found = (skip..hay.len() + 1).find(|i| hay.get(*i..).is_some_and(|h| h.starts_with(&needle)));
             Ok(Value::Int(found.map_or(0, |i| i64::try_from(i + 1).unwrap_or(0))))
@@ -57,7 +64,9 @@ pub fn all() -> Vec<RowFunction> {
             let take = usize::try_from(length).unwrap_or(0);
             Ok(Value::Text(text(&a[0]).chars().skip(skip).take(take).collect()))
         }),
-        RowFunction::new("space", 1..=1, Text, |a| Ok(Value::Text(" ".repeat(usize::try_from(int("space", &a[0])?).unwrap_or(0).min(1 << 20))))),
+        RowFunction::new("space", 1..=1, Text, |a| {
+            Ok(Value::Text(" ".repeat(usize::try_from(int("space", &a[0])?).unwrap_or(0).min(1 << 20))))
+        }),
         RowFunction::new("hex", 1..=1, Text, |a| {
             let bytes = match &a[0] {
                 Value::Int(i) => return Ok(Value::Text(format!("{i:X}"))),
@@ -72,9 +81,15 @@ pub fn all() -> Vec<RowFunction> {
             let found = a[1..].iter().position(|v| text(v) == wanted);
             Ok(Value::Int(found.map_or(0, |i| i64::try_from(i + 1).unwrap_or(0))))
         }),
-        RowFunction::new("typeof", 1..=1, Text, |a| Ok(Value::Text(type_name(&a[0]).to_owned()))).alias(&["pg_typeof"]).sees_null(),
-        RowFunction::new("quote_literal", 1..=1, Text, |a| Ok(Value::Text(format!("'{}'", text(&a[0]).replace('\'', "''"))))),
-        RowFunction::new("quote_ident", 1..=1, Text, |a| Ok(Value::Text(format!("\"{}\"", text(&a[0]).replace('"', "\"\""))))),
+        RowFunction::new("typeof", 1..=1, Text, |a| Ok(Value::Text(type_name(&a[0]).to_owned())))
+            .alias(&["pg_typeof"])
+            .sees_null(),
+        RowFunction::new("quote_literal", 1..=1, Text, |a| {
+            Ok(Value::Text(format!("'{}'", text(&a[0]).replace('\'', "''"))))
+        }),
+        RowFunction::new("quote_ident", 1..=1, Text, |a| {
+            Ok(Value::Text(format!("\"{}\"", text(&a[0]).replace('"', "\"\""))))
+        }),
     ]
 }
 

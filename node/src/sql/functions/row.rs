@@ -4,7 +4,9 @@ use std::hash::{Hash, Hasher};
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, TypeSignature, Volatility,
+};
 use quorate_shared::error::WireError;
 use quorate_shared::value::{SqlType, Value};
 
@@ -42,7 +44,8 @@ impl Hash for RowFunction {
 impl RowFunction {
     /// A function of so many arguments of any type, NULL if any of them is NULL.
     pub fn new(name: &'static str, arguments: std::ops::RangeInclusive<usize>, returns: SqlType, call: Call) -> Self {
-        let signatures = arguments.map(|n| if n == 0 { TypeSignature::Nullary } else { TypeSignature::Any(n) }).collect();
+        let signatures =
+            arguments.map(|n| if n == 0 { TypeSignature::Nullary } else { TypeSignature::Any(n) }).collect();
         let signature = Signature::one_of(signatures, Volatility::Immutable);
         Self { name, aliases: Vec::new(), signature, returns, null_in_null_out: true, call, fixed: Vec::new() }
     }
@@ -89,7 +92,10 @@ impl ScalarUDFImpl for RowFunction {
         Ok(convert::arrow_type(self.returns))
     }
 
-    fn return_field_from_args(&self, _args: datafusion::logical_expr::ReturnFieldArgs) -> Result<datafusion::arrow::datatypes::FieldRef> {
+    fn return_field_from_args(
+        &self,
+        _args: datafusion::logical_expr::ReturnFieldArgs,
+    ) -> Result<datafusion::arrow::datatypes::FieldRef> {
         Ok(std::sync::Arc::new(convert::field(self.name, self.returns, true)))
     }
 
@@ -165,4 +171,3 @@ pub fn float(function: &str, value: &Value) -> Result<f64, WireError> {
         _ => Err(wrong(function, value)),
     }
 }
-

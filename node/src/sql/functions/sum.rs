@@ -8,7 +8,9 @@ use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, Signature,
+};
 use quorate_shared::error::WireError;
 
 use crate::sql::errors::external;
@@ -126,7 +128,13 @@ struct Sums {
 }
 
 impl GroupsAccumulator for Sums {
-    fn update_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], filter: Option<&BooleanArray>, total_num_groups: usize) -> Result<()> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        group_indices: &[usize],
+        filter: Option<&BooleanArray>,
+        total_num_groups: usize,
+    ) -> Result<()> {
         self.sums.resize(total_num_groups, 0);
         self.seen.resize(total_num_groups, false);
         let Some(values) = values.first() else { return Ok(()) };
@@ -157,7 +165,8 @@ impl GroupsAccumulator for Sums {
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
         let Some(values) = values.first() else { return Ok(Vec::new()) };
         let array = values.as_primitive::<Int64Type>();
-        let kept = array.iter().enumerate().map(|(i, v)| v.filter(|_| filter.is_none_or(|f| f.is_valid(i) && f.value(i))));
+        let kept =
+            array.iter().enumerate().map(|(i, v)| v.filter(|_| filter.is_none_or(|f| f.is_valid(i) && f.value(i))));
         Ok(vec![Arc::new(kept.collect::<Int64Array>())])
     }
     fn size(&self) -> usize {
