@@ -60,7 +60,7 @@ pub async fn prepare(run: &Run, parsed: Arc<Parsed>, statement: u32) -> Result<(
         other => other?,
     };
     if let Some(plan) = planned {
-        let (params, columns) = (plan.params().to_vec(), plan.columns().to_vec());
+        let (params, columns) = (plan.params().to_vec(), execute::labelled(plan.columns(), &parsed));
         return Ok((prepared, PreparedInfo { statement, params, columns, writes: !plan.is_read() }));
     }
     if let Statement::Query(query) = &parsed.statement {

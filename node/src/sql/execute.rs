@@ -11,12 +11,12 @@ use quorate_core::catalog::Catalog;
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{CatalogVersion, DatabaseId, ShardId};
 use quorate_shared::value::Value;
-use quorate_shared::wire::{Done, ReadLevel};
+use quorate_shared::wire::{Column, Done, ReadLevel};
 use sqlparser::ast::{self, Statement};
 
 use super::Sink;
 use super::fast::{FastPlan, Found};
-use super::parse::Parsed;
+use super::parse::{Label, Parsed};
 use super::plan;
 use super::session::{Prepared, Run};
 use super::write::{Queries, Selected, WriteContext, WriteOptions};
@@ -121,14 +121,16 @@ pub async fn fast(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result
     for _ in 0..STALE_MAX {
         // A statement without a fast path does not wait for a read point here.
         let Some(plan) = fast_plan(run, prepared)? else { return Ok(None) };
-        if let Some(done) = point_read(&*run.router, &plan, &run.read_level, run.deadline, &run.params, sink).await? {
+        let columns = Some(labelled(plan.columns(), &prepared.parsed));
+        let read = point_read(&*run.router, &plan, &run.read_level, run.deadline, &run.params, columns, sink);
+        if let Some(done) = read.await? {
             return Ok(Some(done));
         }
     }
     Ok(None)
 }
 
-/// Executes a point read; `None`: the catalog has moved on, plan again.
+/// Executes a point read; `None`: the catalog has moved on, plan again. `columns` replaces the plan's.
 ///
 /// # Errors
 /// No read point at this level; parameters that do not fit.
@@ -138,6 +140,7 @@ pub async fn point_read(
     level: &ReadLevel,
     deadline: Instant,
     params: &[Value],
+    columns: Option<Vec<Column>>,
     sink: &mut dyn Sink,
 ) -> Result<Option<Done>, WireError> {
     let point = match level {
@@ -163,12 +166,28 @@ pub async fn point_read(
         Found::Row(row) => Some(row),
         Found::Nothing => None,
     };
-    sink.columns(plan.columns().to_vec()).await?;
+    sink.columns(columns.unwrap_or_else(|| plan.columns().to_vec())).await?;
     let rows = u64::from(row.is_some());
     if let Some(row) = row {
         sink.rows(vec![row]).await?;
     }
     Ok(Some(Done { tag: "SELECT".into(), rows, age_ms: point.age_ms, catalog: catalog.version, ..Done::default() }))
+}
+
+/// A point read's columns as the SELECT list calls them: a column named twice has an internal name in the plan.
+pub fn labelled(columns: &[Column], parsed: &Parsed) -> Vec<Column> {
+    if parsed.labels.len() != columns.len() || parsed.labels.contains(&Label::Wildcard) {
+        return columns.to_vec();
+    }
+    let called = |column: &Column, label: &Label| match label {
+        Label::Text(text) => text.clone(),
+        Label::Column(name) => {
+            let same = columns.iter().find(|c| c.name.to_lowercase() == *name);
+            same.map_or_else(|| parsed.spelling.of_name(name).to_owned(), |c| c.name.clone())
+        }
+        Label::Wildcard => column.name.clone(),
+    };
+    columns.iter().zip(&parsed.labels).map(|(c, l)| Column { name: called(c, l), ty: c.ty }).collect()
 }
 
 /// Runs DDL, INSERT, UPDATE or DELETE; `None`: the statement is none of them.

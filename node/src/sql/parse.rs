@@ -60,8 +60,8 @@ impl Spelling {
 pub enum Label {
     /// `*` or `t.*`: as many columns as the tables have, called as in the catalog.
     Wildcard,
-    /// A bare column: called as in the catalog.
-    Column,
+    /// A bare column, by its lower-case name: called as in the catalog.
+    Column(String),
     /// An alias in its own spelling, or an expression's text.
     Text(String),
 }
@@ -408,7 +408,7 @@ fn label_query(query: &mut Query, texts: Option<Vec<String>>, spelling: &Spellin
                     _ => None,
                 };
                 let label = match &name {
-                    Some(_) => Label::Column,
+                    Some(name) => Label::Column(name.clone()),
                     None => Label::Text(texts.as_ref().map_or_else(|| expr.to_string(), |t| t[i].clone())),
                 };
                 let taken = name.is_none_or(|n| !seen.insert(n) || (has_wildcard && !single));
@@ -418,7 +418,7 @@ fn label_query(query: &mut Query, texts: Option<Vec<String>>, spelling: &Spellin
                 }
                 label
             }
-            SelectItem::ExprWithAliases { .. } => Label::Column,
+            SelectItem::ExprWithAliases { .. } => Label::Text(item.to_string()),
         };
         labels.push(label);
     }

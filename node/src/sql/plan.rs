@@ -244,38 +244,12 @@ fn label(plan: &LogicalPlan, labels: &[Label], spelling: &Spelling, used: &Used)
                 || field.name().strip_prefix("__q").and_then(|n| n.parse::<usize>().ok()).and_then(|n| labels.get(n));
             let name = match label.or_else(number) {
                 Some(Label::Text(text)) => text.clone(),
-                Some(Label::Column) => own(column_name(plan, i, field.name())),
+                Some(Label::Column(name)) => own(name),
                 _ => own(field.name()),
             };
             Column { name, ty: convert::sql_type(field) }
         })
         .collect()
-}
-
-/// The bare name behind an internal one.
-fn column_name<'a>(plan: &'a LogicalPlan, i: usize, name: &'a str) -> &'a str {
-    if !name.starts_with("__q") {
-        return name;
-    }
-    use datafusion::logical_expr::Expr;
-    fn bare(expr: &Expr) -> Option<&str> {
-        match expr {
-            Expr::Alias(alias) => bare(&alias.expr),
-            Expr::Column(column) => Some(&column.name),
-            _ => None,
-        }
-    }
-    let mut plan = plan;
-    loop {
-        match plan {
-            LogicalPlan::Projection(p) => return p.expr.get(i).and_then(bare).unwrap_or(name),
-            LogicalPlan::Sort(s) => plan = &s.input,
-            LogicalPlan::Limit(l) => plan = &l.input,
-            LogicalPlan::Distinct(datafusion::logical_expr::Distinct::All(input)) => plan = input,
-            LogicalPlan::SubqueryAlias(s) => plan = &s.input,
-            _ => return name,
-        }
-    }
 }
 
 /// Puts the statement's values into a plan.

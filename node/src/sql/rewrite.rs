@@ -260,6 +260,12 @@ impl Normaliser {
                 rename(&mut function, "current_user");
             }
             "schema" => rename(&mut function, "current_database"),
+            "curdate" | "today" => rename(&mut function, "current_date"),
+            "curtime" | "localtime" => rename(&mut function, "current_time"),
+            "localtimestamp" => {
+                rename(&mut function, "now");
+                return cast(Expr::Function(function), DataType::Datetime(None));
+            }
             "sysdate" => rename(&mut function, "now"),
             "lcase" => rename(&mut function, "lower"),
             "ucase" => rename(&mut function, "upper"),

@@ -1,6 +1,6 @@
 //! SQL scripts with their expected output: `node/src/sql/testscripts/*`.
 //!
-//! Each runs on the engine in memory and on sled. A line `> SELECT …` is a statement; `!>` expects it to fail.
+//! Each runs on the engine in memory and on sled. A line `> SELECT …` is a statement, `!> SELECT …` one that fails.
 //! `UPDATE_GOLDENFILES=1` writes what comes out.
 
 use std::error::Error;

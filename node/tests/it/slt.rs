@@ -129,7 +129,8 @@ fn check(db: &mut Boxed, record: &Record, threshold: usize) -> Result<(), String
                 values.sort();
             }
             let count = values.len();
-            let got = if threshold > 0 && count > threshold {
+            let hashed = expected.len() == 1 && expected[0].contains(" values hashing to ");
+            let got = if hashed || (threshold > 0 && count > threshold) {
                 let joined: String = values.iter().flat_map(|v| [v.as_str(), "\n"]).collect();
                 let hash = db.run_with("SELECT md5($1)", vec![Value::Text(joined)], &QueryOptions::default());
                 let hash = hash.map_err(|e| e.to_string())?.rows[0][0].to_string();
