@@ -303,10 +303,11 @@ impl SqlSession {
             let level = options.read_level.as_ref().unwrap_or(&self.settings.read_level);
             let ms = if options.deadline_ms > 0 { options.deadline_ms } else { self.settings.statement_timeout_ms };
             let deadline = started + Duration::from_millis(ms);
+            let columns = Some(execute::labelled(plan.columns(), &prepared.parsed));
             let outcome = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(cancelled()),
-                outcome = execute::point_read(&*self.router, &plan, level, deadline, &params, sink) => outcome,
+                outcome = execute::point_read(&*self.router, &plan, level, deadline, &params, columns, sink) => outcome,
             };
             if let Some(mut done) = outcome? {
                 done.elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
