@@ -13,6 +13,7 @@ use quorate_core::error::Rejected;
 use quorate_core::shard::Input;
 use quorate_core::ship::ShipProgress;
 use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::limits::SEGMENT_BYTES;
 use quorate_shared::status::NodeKind;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -189,10 +190,12 @@ async fn wait_failure(failed: &mut mpsc::UnboundedReceiver<(Failure, String)>, p
 }
 
 async fn wait_room(parts: &Parts) {
+    // The next thing the log wants is a whole segment.
+    let enough = parts.config.disk_reserve_bytes.max(2 * SEGMENT_BYTES);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let free = crate::store::free_bytes(parts.reports.data()).unwrap_or(0);
-        if free > parts.config.disk_reserve_bytes {
+        if free > enough {
             return;
         }
     }

@@ -52,7 +52,8 @@ pub fn wire_error(rejected: Rejected) -> WireError {
         Rejected::CatalogChanged => {
             WireError::sql("40001", "another change of the catalog was faster").hint("run the statement again")
         }
-        Rejected::DiskLow => WireError { sqlstate: Some("53100".into()), ..WireError::new(Code::Busy, message) }
+        // Not `busy`: it would be tried again in silence until the deadline, and nothing changes until somebody acts.
+        Rejected::DiskLow => WireError { sqlstate: Some("53100".into()), ..WireError::new(Code::Denied, message) }
             .hint("writes are refused until there is room on the leader's disk; reads go on"),
     }
 }
