@@ -124,6 +124,8 @@ pub struct OpenShard {
 pub trait Outgoing: Send + Sync + 'static {
     /// Puts a protocol message on the wire, or drops it.
     fn send(&self, shard: ShardId, from: ReplicaId, to: ReplicaId, message: bytes::Bytes);
+    /// Bytes free on the disk, if that can be told.
+    fn free_bytes(&self) -> Option<u64>;
     /// What was sent since the last time may go out now.
     fn flush(&self);
     /// How far a log-shipped replica is; for the server of its stream.

@@ -143,7 +143,8 @@ impl Housekeeping {
         loop {
             tokio::time::sleep(CHECKPOINT_EVERY).await;
             let applied: Vec<(ShardId, Index)> = self.driver.views().map(|v| (v.shard, v.applied())).collect();
-            if applied == last {
+            // A full disk is not for a flush to find out: the engine's library would fail for good.
+            if applied == last || self.reports.disk_low.load(Ordering::Relaxed) {
                 continue;
             }
             let (keeping, point) = (self.clone(), applied.clone());

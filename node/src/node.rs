@@ -4,6 +4,7 @@
 //! doors close, leadership is handed over, sessions end, peers, driver, engine, clean-close mark.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -413,6 +414,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     let outgoing = Arc::new(NodeOutgoing {
         peers: parts.peers.clone(),
         founding: founding.clone(),
+        data: directory.path().to_owned(),
         progress: progress.clone(),
         failures: parts.failures.clone(),
     });
@@ -497,6 +499,7 @@ async fn hand_over(driver: &Arc<Driver>, me: NodeId) {
 struct NodeOutgoing {
     peers: Arc<Peers>,
     founding: Founding,
+    data: PathBuf,
     progress: Arc<ProgressOut>,
     failures: mpsc::UnboundedSender<(Failure, String)>,
 }
@@ -506,6 +509,10 @@ impl Outgoing for NodeOutgoing {
         let Some(member) = self.founding.members.iter().find(|m| m.replica == to) else { return };
         let Founding { cluster, epoch, .. } = self.founding;
         self.peers.send(member.node, &Envelope { cluster, epoch, shard, from, to, message });
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        crate::store::free_bytes(&self.data).ok()
     }
 
     fn flush(&self) {

@@ -22,6 +22,10 @@ use super::{Clock, Event, Failure, Shared};
 /// them in a second than a busy node makes.
 const COLLECT_EVERY: Duration = Duration::from_millis(200);
 const COLLECT_BUDGET: usize = 4096;
+/// With less room than this nothing is given to the engine: its library fails for good when the disk is full.
+const ROOM_MIN: u64 = 16 << 20;
+/// How often a waiting applier looks for room.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
 
 /// Apply these.
 pub(crate) struct Job {
@@ -87,6 +91,7 @@ impl Applier {
             return Ok(());
         };
         for batch in batches(entries) {
+            wait_room(&self.shared);
             let applied = guarded(|| machine.apply(batch))?;
             if applied.schema_changed && shard == ShardId::META {
                 let snapshot = Snapshot::new(view.tree().clone(), applied.timestamp);
@@ -98,6 +103,19 @@ impl Applier {
         }
         Ok(())
     }
+}
+
+/// Waits while the disk is full. Reads of what is applied go on, and so does everything that is in the log already.
+fn wait_room(shared: &Shared) {
+    let full = || shared.outgoing.free_bytes().is_some_and(|free| free < ROOM_MIN) && !shared.applies.is_closed();
+    if !full() {
+        return;
+    }
+    tracing::error!("the disk is full; nothing is applied until there is room");
+    while full() {
+        std::thread::sleep(ROOM_PAUSE);
+    }
+    tracing::info!("there is room: applies again");
 }
 
 /// Cuts entries into batches that the engine takes in a few milliseconds.

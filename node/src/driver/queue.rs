@@ -54,6 +54,11 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Whether it takes nothing more.
+    pub fn is_closed(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).closed
+    }
+
     /// How many items wait.
     pub fn len(&self) -> usize {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).items.len()
