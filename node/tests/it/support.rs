@@ -14,9 +14,16 @@ use serde_json::Value as Json;
 /// How long anything may take on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// A port that was free a moment ago.
+/// A port that nobody has: below those that the system hands out for outgoing connections, a stretch per test process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let turn = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(61).wrapping_add(turn) % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until `condition` gives something.
