@@ -337,7 +337,7 @@ impl<'a> Builder<'a> {
         }
         let name = match name {
             Some(name) => self.spell(name)?,
-            None => self.free_name(format!("{}_pkey", self.def.name)),
+            None => self.free_name(&format!("{}_pkey", self.def.name)),
         };
         self.check_constraint_name(&name)?;
         for &column in &columns {
@@ -402,9 +402,9 @@ impl<'a> Builder<'a> {
             // PostgreSQL names a check by its column if there is one only.
             None => match columns.as_slice() {
                 [one] => {
-                    self.free_name(format!("{}_{}_check", self.def.name, self.def.columns[usize::from(*one)].name))
+                    self.free_name(&format!("{}_{}_check", self.def.name, self.def.columns[usize::from(*one)].name))
                 }
-                _ => self.free_name(format!("{}_check", self.def.name)),
+                _ => self.free_name(&format!("{}_check", self.def.name)),
             },
         };
         self.check_constraint_name(&name)?;
@@ -430,7 +430,7 @@ impl<'a> Builder<'a> {
         }
         let name = match &key.name {
             Some(name) => self.spell(name)?,
-            None => self.free_name(format!("{}_{}_fkey", self.def.name, self.names(&columns))),
+            None => self.free_name(&format!("{}_{}_fkey", self.def.name, self.names(&columns))),
         };
         self.check_constraint_name(&name)?;
         let itself = {
@@ -448,7 +448,7 @@ impl<'a> Builder<'a> {
             self.uses.push(parent.def.id);
             parent.def.clone()
         };
-        let (columns, parent_columns) = match_parent(&self.def, columns, &parent, &key.referred_columns)?;
+        let (columns, parent_columns) = match_parent(&self.def, &columns, &parent, &key.referred_columns)?;
         let fk = ForeignKeyDef {
             name: name.clone(),
             columns: columns.clone(),
@@ -533,11 +533,11 @@ impl<'a> Builder<'a> {
     pub fn name_of(&self, name: Option<&Ident>, columns: &[ColumnPos], suffix: &str) -> Result<String, WireError> {
         match name {
             Some(name) => self.spell(name),
-            None => Ok(self.free_name(format!("{}_{}_{suffix}", self.def.name, self.names(columns)))),
+            None => Ok(self.free_name(&format!("{}_{}_{suffix}", self.def.name, self.names(columns)))),
         }
     }
 
-    fn free_name(&self, wanted: String) -> String {
+    fn free_name(&self, wanted: &str) -> String {
         let wanted: String = wanted
             .chars()
             .scan(0, |bytes, c| {
@@ -636,7 +636,7 @@ pub fn columns_of(expr: &Expr, out: &mut Vec<ColumnPos>) {
 /// Pairs the child's columns with the parent's, in the order of the parent's key.
 fn match_parent(
     child: &TableDef,
-    columns: Vec<ColumnPos>,
+    columns: &[ColumnPos],
     parent: &TableDef,
     referred: &[Ident],
 ) -> Result<(Vec<ColumnPos>, Vec<ColumnPos>), WireError> {

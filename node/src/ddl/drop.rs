@@ -269,12 +269,11 @@ pub(super) fn find_index<'a>(
     name: &ObjectName,
     table: Option<&ObjectName>,
 ) -> Result<Option<(&'a TableDesc, String)>, Stop> {
-    let candidates: Vec<&TableDesc>;
     let (database, folded) = write::locate(catalog, ctx.database, name)?;
-    match table {
-        Some(table) => candidates = vec![find(ctx, catalog, table)?],
-        None => candidates = catalog.tables_of(database).filter(|d| d.public).collect(),
-    }
+    let candidates: Vec<&TableDesc> = match table {
+        Some(table) => vec![find(ctx, catalog, table)?],
+        None => catalog.tables_of(database).filter(|d| d.public).collect(),
+    };
     let mut found = candidates.into_iter().filter_map(|desc| {
         desc.def.indexes.iter().find(|i| same_name(&i.name, &folded)).map(|i| (desc, i.name.clone()))
     });

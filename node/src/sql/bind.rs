@@ -142,11 +142,13 @@ pub fn bind(expr: &Ast, scope: &Scope<'_>) -> Result<Bound, Unbound> {
         Ast::ILike { negated, any: false, expr, pattern, escape_char: None } => {
             like(BinaryOp::ILike, *negated, expr, pattern, scope)
         }
-        Ast::Cast { kind, expr, data_type, array: false, format: None }
-            if matches!(kind, ast::CastKind::Cast | ast::CastKind::DoubleColon) =>
-        {
-            cast(expr, data_type, scope)
-        }
+        Ast::Cast {
+            kind: ast::CastKind::Cast | ast::CastKind::DoubleColon,
+            expr,
+            data_type,
+            array: false,
+            format: None,
+        } => cast(expr, data_type, scope),
         Ast::Case { operand, conditions, else_result, .. } => {
             case(operand.as_deref(), conditions, else_result.as_deref(), scope)
         }

@@ -293,10 +293,10 @@ fn plan_read(
 fn plain_select(query: &Query) -> Option<(&Select, &Ast)> {
     let limit_keeps = match &query.limit_clause {
         None => true,
-        Some(LimitClause::LimitOffset { limit, offset: None, limit_by }) if limit_by.is_empty() => match limit {
-            None => true,
-            Some(limit) => matches!(bind::constant(limit, &[]), Ok(Some(Value::Int(n))) if n > 0),
-        },
+        Some(LimitClause::LimitOffset { limit, offset: None, limit_by }) if limit_by.is_empty() => {
+            let positive = |limit| matches!(bind::constant(limit, &[]), Ok(Some(Value::Int(n))) if n > 0);
+            limit.as_ref().is_none_or(positive)
+        }
         Some(_) => false,
     };
     let plain_query = query.with.is_none()

@@ -198,10 +198,8 @@ fn check_limits(sql: &str, tokens: &[TokenWithSpan]) -> Option<WireError> {
     for t in tokens {
         match &t.token {
             Token::LParen | Token::LBracket | Token::LBrace => chains.push(0),
-            Token::RParen | Token::RBracket | Token::RBrace => {
-                if chains.len() > 1 {
-                    chains.pop();
-                }
+            Token::RParen | Token::RBracket | Token::RBrace if chains.len() > 1 => {
+                chains.pop();
             }
             Token::Comma | Token::SemiColon => {
                 if let Some(last) = chains.last_mut() {
@@ -279,12 +277,10 @@ fn fold(tokens: &mut [TokenWithSpan], spelling: &mut Spelling) -> Result<usize, 
     let mut highest = 0;
     for t in tokens {
         match &mut t.token {
-            Token::Word(w) => {
-                if w.value.chars().any(char::is_uppercase) {
-                    let folded = w.value.to_lowercase();
-                    let original = std::mem::replace(&mut w.value, folded);
-                    spelling.note(t.span.start, &w.value, original);
-                }
+            Token::Word(w) if w.value.chars().any(char::is_uppercase) => {
+                let folded = w.value.to_lowercase();
+                let original = std::mem::replace(&mut w.value, folded);
+                spelling.note(t.span.start, &w.value, original);
             }
             Token::Question => {
                 anonymous += 1;

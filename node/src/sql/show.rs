@@ -173,7 +173,7 @@ pub fn database<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a DatabaseDesc
 
 fn scope_of(run: &Run, options: &ShowStatementOptions) -> String {
     let name = options.show_in.as_ref().and_then(|s| s.parent_name.as_ref());
-    name.map_or_else(|| run.settings.database.clone(), |n| last(n))
+    name.map_or_else(|| run.settings.database.clone(), last)
 }
 
 fn last(name: &ast::ObjectName) -> String {

@@ -322,9 +322,7 @@ fn to_char(args: &[Value]) -> Result<Value, WireError> {
                 } else if code.chars().all(char::is_lowercase) {
                     piece = piece.to_lowercase();
                 }
-                if fill && code.eq_ignore_ascii_case("month") {
-                    piece = format!("{piece:<9}");
-                } else if fill && code.eq_ignore_ascii_case("day") {
+                if fill && (code.eq_ignore_ascii_case("month") || code.eq_ignore_ascii_case("day")) {
                     piece = format!("{piece:<9}");
                 } else if !fill && piece.len() > 1 && piece.chars().all(|c| c.is_ascii_digit()) {
                     piece = piece.trim_start_matches('0').to_owned();
