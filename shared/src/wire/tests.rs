@@ -106,7 +106,10 @@ fn responses(golden: &mut Golden) {
         ("batch", Response::Batch { columns: Some(columns.clone()), rows: vec![vec![Value::Null]], done: Some(done) }),
         ("middle batch", Response::Batch { columns: None, rows: vec![vec![Value::Bool(true)]], done: None }),
         ("error", Response::Error(error)),
-        ("prepared", Response::Prepared { statement: 3, params: vec![None, Some(SqlType::Int)], columns, writes: true }),
+        (
+            "prepared",
+            Response::Prepared { statement: 3, params: vec![None, Some(SqlType::Int)], columns, writes: true },
+        ),
         ("status", Response::Status(Box::new(crate::status::tests::example()))),
         ("schema", Response::Schema(schema)),
     ];
@@ -224,7 +227,8 @@ fn bytes_are_fixed() {
 
 #[test]
 fn messages_come_back() {
-    let frame = ClientFrame { request: 1, body: Request::Query { sql: "x".into(), params: vec![], options: options() } };
+    let frame =
+        ClientFrame { request: 1, body: Request::Query { sql: "x".into(), params: vec![], options: options() } };
     let bytes = postcard::to_stdvec(&frame).unwrap();
     assert_eq!(postcard::from_bytes::<ClientFrame>(&bytes).unwrap(), frame);
     for cut in 0..bytes.len() {
