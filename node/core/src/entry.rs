@@ -318,7 +318,7 @@ fn take_transaction(r: &mut Reader<'_>) -> Result<Transaction, Malformed> {
 }
 
 /// Bytes of a table's definition inside an entry and in the shard's tree: format version, then postcard.
-pub(crate) fn encode_table(def: &TableDef) -> Vec<u8> {
+pub fn encode_table(def: &TableDef) -> Vec<u8> {
     // Serializing plain data into memory cannot fail.
     postcard::to_extend(def, vec![FORMAT]).unwrap_or_default()
 }

@@ -145,6 +145,15 @@ pub async fn point_read(
 ) -> Result<Option<Done>, WireError> {
     let point = match level {
         ReadLevel::Local => router.read_local(plan.shard())?,
+        ReadLevel::Linearizable => {
+            let point = router.read(plan.shard(), level, deadline).await?;
+            if !plan.is_fenced(&point.snapshot)? {
+                // The table has been altered: plan again with the catalog as it is in the cluster by now.
+                router.read(ShardId::META, level, deadline).await?;
+                return Ok(None);
+            }
+            point
+        }
         level => {
             let (meta, data) =
                 tokio::join!(router.read(ShardId::META, level, deadline), router.read(plan.shard(), level, deadline));

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_core::catalog::{Catalog, TableDesc};
 use quorate_core::expr::Expr;
 use quorate_core::keys;
@@ -44,6 +45,8 @@ pub struct FastPlan {
     kind: Kind,
     columns: Vec<Column>,
     params: Vec<Option<SqlType>>,
+    /// Key and bytes of the definition in the shard that it was planned with.
+    fence: (Bytes, Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ impl FastPlan {
         };
         Ok(plan.map(|mut plan| {
             plan.params = param_types(statement, &plan, params);
+            let def = &plan.table.def;
+            plan.fence = (keys::Key::Table(def.id).encode(), quorate_core::entry::encode_table(def));
             plan
         }))
     }
@@ -104,6 +109,17 @@ impl FastPlan {
     pub fn is_current(&self, catalog: &Catalog) -> bool {
         // Any DDL makes a new catalog; planning again costs a few microseconds.
         self.catalog == catalog.version
+    }
+
+    /// Whether the shard itself, as of a snapshot, has the definition it was planned with. A definition changes in the
+    /// shard before it does in the catalog, so a linearizable read of the shard alone sees every acknowledged change.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn is_fenced(&self, snapshot: &Snapshot) -> Result<bool, WireError> {
+        let (key, bytes) = &self.fence;
+        let there = snapshot.tree.get(key).map_err(|e| reject::read_error(&e))?;
+        Ok(there.is_some_and(|there| there == bytes.as_slice()))
     }
 
     /// Whether it only reads.
@@ -286,6 +302,7 @@ fn plan_read(
         kind: Kind::Read { key: key.clone(), projection },
         columns: returning.columns,
         params: Vec::new(),
+        fence: Default::default(),
     }))
 }
 
@@ -385,6 +402,7 @@ fn plan_insert(
         kind: Kind::Insert(Box::new(plan)),
         columns,
         params: Vec::new(),
+        fence: Default::default(),
     }))
 }
 
@@ -445,6 +463,7 @@ fn plan_change(
         kind: Kind::Change { keys: found.keys, name },
         columns: Vec::new(),
         params: Vec::new(),
+        fence: Default::default(),
     }))
 }
 
