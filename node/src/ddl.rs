@@ -1,6 +1,6 @@
 //! DDL: databases, tables, indexes, views, from the parsed statement to catalog descriptors and jobs.
 //!
-//! The session's node plans on its catalog and announces the change in `s0` ([`announce`]); what concerns rows is done
+//! The session's node plans on its catalog and announces the change in `s0` ([`mod@announce`]); what concerns rows is done
 //! by a job on the master ([`job`]). Names are compared without case and keep the spelling of their creation. What is
 //! not supported is refused by name with a hint; what has no meaning here (`ENGINE=`) is ignored with a notice.
 //!

@@ -1,6 +1,6 @@
 //! DDL jobs: what is to be done to which tables, and the task that does it on the master.
 //!
-//! A job is announced by the session that wants it (see [`super::announce`]) and run by [`run_jobs`] on whichever node
+//! A job is announced by the session that wants it (see [`mod@super::announce`]) and run by [`run_jobs`] on whichever node
 //! leads `s0`: **announced** → *fenced* on the data shard (writers maintain, nobody reads) → filled and validated →
 //! **public**, or **rolled back**. Tables that turn out to be empty go straight to their last definition. After that the
 //! storages that nobody uses any more are purged in small steps.

@@ -3,7 +3,7 @@
 //! The session's task writes it and, polling its statement, fills it; the lock is there because others may look and
 //! wake, and is never held across an await.
 //!
-//! Invariants: no more than [`OUT_BYTES_MAX`] and one frame wait; without credit no batch is added.
+//! Invariants: no more than `OUT_BYTES_MAX` and one frame wait; without credit no batch is added.
 
 use std::future::poll_fn;
 use std::io;
