@@ -6,6 +6,7 @@
 //! To add a function: write `fn(&[Value]) -> Result<Value, WireError>` in one of these, and list it in its `all()`.
 
 pub mod arithmetic;
+pub mod correlated;
 pub mod dates;
 pub mod floats;
 pub mod json;
@@ -44,7 +45,8 @@ pub fn of_session(name: &str, facts: &SessionFacts) -> Option<Arc<ScalarUDF>> {
 
 /// Rules added to the planner.
 pub fn add_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(floats::Floats)];
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
+        vec![Arc::new(correlated::Correlated::default()), Arc::new(floats::Floats)];
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(arithmetic::Checked::default()));
     builder.with_analyzer_rules(rules)

@@ -31,8 +31,8 @@ const EXPECTED: &[(&str, usize, usize)] = &[
     ("random_expr_slt_good_0", 250, 250),
     ("random_groupby_slt_good_0", 250, 250),
     ("random_select_slt_good_0", 250, 250),
-    ("select1", 250, 176),
-    ("select3", 250, 196),
+    ("select1", 250, 250),
+    ("select3", 250, 250),
 ];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
