@@ -10,6 +10,10 @@ use quorate_node::config::{Config, ConfigError, ENV_PREFIX, RawConfig, RawList, 
 use quorate_node::node::{self, NodeError};
 use quorate_node::telemetry::{self, Format};
 
+/// Writing is many small allocations on several threads; the system's allocator took an eighth of the time of applying.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A node of a Quorate cluster: a replicated SQL database.
 #[derive(Parser)]
 #[command(name = "quorated", version, max_term_width = 100)]
