@@ -30,7 +30,7 @@ fn runtime() -> Result<&'static Runtime> {
     RUNTIME
         .get_or_init(|| {
             let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(threads).thread_name("query").enable_time();
+            builder.worker_threads(threads).thread_name("query").thread_stack_size(super::STACK_BYTES).enable_time();
             builder.build().map_err(|error| error.to_string())
         })
         .as_ref()
