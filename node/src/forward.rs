@@ -31,6 +31,9 @@ use crate::router::{Identity, ProposeError, ReadPoint, Router};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 /// Read-index requests of one shard under way to its leader; what comes meanwhile shares the next.
 const ROUNDS_MAX: usize = 2;
+/// How long a read waits at most for somebody to confirm that the node is up to date: several elections. Whoever is cut
+/// off says so then, instead of keeping a patient client waiting for nothing.
+const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// What became of one attempt.
 enum Attempt<T> {
@@ -318,9 +321,11 @@ impl Forwarder {
         }
     }
 
-    /// An index that had every write acknowledged before the call; tried until the deadline.
+    /// An index that had every write acknowledged before the call; tried until the deadline, or until the node must
+    /// think itself cut off.
     async fn read_index(self: &Arc<Self>, shard: ShardId, deadline: Instant) -> Result<Index, WireError> {
         let (driver, view) = self.view(shard)?;
+        let deadline = deadline.min(Instant::now() + CONFIRM_WAIT);
         let mut pause = PAUSE.0;
         loop {
             let asked = Instant::now();
@@ -343,9 +348,10 @@ impl Forwarder {
                 },
             };
             if Instant::now() >= deadline {
-                let error =
-                    WireError::new(Code::Behind, format!("{} cannot confirm that it is up to date: {why}", self.node));
-                return Err(error.hint("SET read_level = local reads what is here"));
+                // A client of a voter can ask another one, and tries until its own deadline.
+                let code = if self.kind == NodeKind::Replica { Code::Behind } else { Code::Retry };
+                let message = format!("{} is cut off and cannot confirm that it is up to date: {why}", self.node);
+                return Err(WireError::new(code, message).hint("SET read_level = local reads what is here"));
             }
             self.pause(view, &mut pause, deadline).await;
         }
