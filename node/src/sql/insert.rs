@@ -23,6 +23,7 @@ use sqlparser::ast::{self, Expr as Ast, Insert, OnConflictAction, OnInsert, SetE
 use super::Sink;
 use super::bind::{self, Scope, Unbound};
 use super::coerce::coerce;
+use super::parse;
 use super::returning::Returning;
 use super::select;
 use super::write::{self, Attempts, WriteContext};
@@ -208,7 +209,9 @@ impl InsertPlan {
             }
         } else if let Some(query) = &insert.source {
             let point = ctx.router.read(self.table.shard, &ReadLevel::Linearizable, ctx.options.deadline).await?;
-            let selected = ctx.queries.select(query, ctx.params, catalog, &point, ENTRY_BYTES_MAX).await?;
+            let mut query = query.clone();
+            parse::name_apart(&mut query);
+            let selected = ctx.queries.select(&query, ctx.params, catalog, &point, ENTRY_BYTES_MAX).await?;
             self.add_selected(&mut draft, selected.rows)?;
             reads = selected.reads;
         } else {

@@ -421,6 +421,12 @@ fn label_query(query: &mut Query, texts: Option<Vec<String>>, spelling: &Spellin
     labels
 }
 
+/// Lets a query name a column twice where only positions count: INSERT takes its rows by position.
+pub fn name_apart(query: &mut Query) {
+    // What the columns are called is of no interest.
+    let _ = label_query(query, None, &Spelling::default());
+}
+
 fn internal_name(position: usize) -> String {
     format!("__q{position}")
 }
