@@ -1,7 +1,9 @@
 //! Functions that PostgreSQL's and MySQL's users expect and the planner lacks, and arithmetic that does not wrap.
 //!
 //! `row` turns a Rust function over values into one the planner can call; `dates`, `json` and `misc` are written with
-//! it; `arithmetic` replaces integer `+ - *` by checked ones; `floats` lets floats win over decimals; `sum` is a checked `sum` over integers.
+//! it; `arithmetic` replaces integer `+ - *` by checked ones; `floats` lets floats win over decimals; `correlated` runs
+//! subqueries the planner cannot; `literals` reads text where it meets bytes, UUIDs or times; `sum` is a checked `sum`
+//! over integers.
 //!
 //! To add a function: write `fn(&[Value]) -> Result<Value, WireError>` in one of these, and list it in its `all()`.
 
@@ -10,6 +12,7 @@ pub mod correlated;
 pub mod dates;
 pub mod floats;
 pub mod json;
+pub mod literals;
 pub mod misc;
 pub mod row;
 pub mod sum;
@@ -45,8 +48,11 @@ pub fn of_session(name: &str, facts: &SessionFacts) -> Option<Arc<ScalarUDF>> {
 
 /// Rules added to the planner.
 pub fn add_rules(builder: SessionStateBuilder) -> SessionStateBuilder {
-    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
-        vec![Arc::new(correlated::Correlated::default()), Arc::new(floats::Floats)];
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![
+        Arc::new(literals::Literals::default()),
+        Arc::new(correlated::Correlated::default()),
+        Arc::new(floats::Floats),
+    ];
     rules.extend(Analyzer::new().rules);
     rules.push(Arc::new(arithmetic::Checked::default()));
     builder.with_analyzer_rules(rules)
