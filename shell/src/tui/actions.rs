@@ -11,6 +11,8 @@ use super::model::{Model, Overlay, Page, Pane};
 pub enum Id {
     /// Leave.
     Quit,
+    /// Empty the statement being written.
+    Clear,
     /// Leave, from anywhere, also while typing.
     Interrupt,
     /// Show or hide the help.
@@ -227,13 +229,22 @@ pub const ACTIONS: &[Action] = &[
         matches: |k| plain(k, KeyCode::Char('q')),
     },
     Action {
+        id: Id::Clear,
+        keys: "Ctrl-C",
+        label: "clear",
+        help: "Empty the statement being written.",
+        command: None,
+        enabled: |m| typing(m) && !m.sql.editor.is_empty(),
+        matches: |k| ctrl(k, 'c'),
+    },
+    Action {
         id: Id::Interrupt,
         keys: "Ctrl-Q",
         label: "quit",
         help: "Leave, from anywhere.",
         command: None,
         enabled: |_| true,
-        matches: |k| ctrl(k, 'q') || ctrl(k, 'c') || ctrl(k, 'd'),
+        matches: |k| ctrl(k, 'q') || ctrl(k, 'c'),
     },
 ];
 

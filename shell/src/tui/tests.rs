@@ -277,7 +277,9 @@ fn a_statement_is_typed_run_and_answered() {
     insta::assert_snapshot!("sql_answer", screen(&model));
     ctrl(&mut model, 'p');
     assert_eq!(model.sql.editor.lines(), ["select *", "from city;"]);
-    assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit], "and leaves otherwise");
+    assert_eq!(ctrl(&mut model, 'c'), [], "empties the statement being written");
+    assert_eq!(model.sql.editor.lines(), [""]);
+    assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit], "and leaves when there is nothing to lose");
 }
 
 #[test]

@@ -128,6 +128,10 @@ fn act(model: &mut Model, id: Id) -> Vec<Effect> {
             model.sql.cancelling = true;
             return vec![Effect::Cancel];
         }
+        Id::Clear => {
+            model.sql.editor = TextArea::default();
+            model.sql.recall = None;
+        }
         Id::Earlier => recall(model, true),
         Id::Later => recall(model, false),
         Id::Copy => {
