@@ -3,6 +3,7 @@
 //! Invariants: without default features nothing here needs tokio, so that `node/core` stays free of it. Only
 //! [`wire`], [`status`] and the values inside them are serialized; their bytes are fixed by golden tests.
 
+pub mod admin;
 pub mod error;
 pub mod ids;
 pub mod limits;

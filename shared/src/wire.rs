@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::{AdminAction, AdminEvent};
 use crate::error::WireError;
 use crate::ids::{CatalogVersion, ClusterId, Epoch, NodeId, Nonce, SessionId, Token, WriteId};
 use crate::status::{ClusterStatus, NodeKind};
@@ -259,6 +260,13 @@ pub enum Request {
     Ping,
     /// What completion needs: databases, tables, columns; answered by [`Response::Schema`].
     Schema,
+    /// Do something to the cluster; answered by [`Response::Admin`]s.
+    Admin {
+        /// What.
+        action: AdminAction,
+        /// Only say what would be done.
+        dry_run: bool,
+    },
 }
 
 /// A column of a result.
@@ -332,6 +340,13 @@ pub enum Response {
     Status(Box<ClusterStatus>),
     /// What completion needs.
     Schema(SchemaInfo),
+    /// A part of an action's answer; `last` in the last one.
+    Admin {
+        /// What there is to say.
+        event: AdminEvent,
+        /// Nothing follows.
+        last: bool,
+    },
 }
 
 /// Names for completion and `\d`.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::*;
+use crate::admin::{AdminOutcome, AdminPlan, StepState};
 use crate::error::Code;
 use crate::ids::{ClientId, Index, ShardId};
 use crate::value::{Decimal, Interval};
@@ -64,6 +65,7 @@ fn requests(golden: &mut Golden) {
         ("watch", Request::Watch { every_ms: 1000 }),
         ("ping", Request::Ping),
         ("schema", Request::Schema),
+        ("admin", Request::Admin { action: AdminAction::Switchover { to: Some(NodeId::new(2)) }, dry_run: true }),
     ];
     for (name, body) in all {
         golden.add(&format!("request {name}"), &ClientFrame { request: 1, body });
@@ -112,6 +114,31 @@ fn responses(golden: &mut Golden) {
         ),
         ("status", Response::Status(Box::new(crate::status::tests::example()))),
         ("schema", Response::Schema(schema)),
+        (
+            "admin plan",
+            Response::Admin {
+                event: AdminEvent::Plan(AdminPlan { title: "t".into(), ..AdminPlan::default() }),
+                last: true,
+            },
+        ),
+        (
+            "admin step",
+            Response::Admin {
+                event: AdminEvent::Step { step: 1, state: StepState::Done, detail: "d".into(), elapsed_ms: 300 },
+                last: false,
+            },
+        ),
+        (
+            "admin outcome",
+            Response::Admin {
+                event: AdminEvent::Outcome(AdminOutcome {
+                    done: true,
+                    facts: vec![("write_gap_ms".into(), "43".into())],
+                    ..AdminOutcome::default()
+                }),
+                last: true,
+            },
+        ),
     ];
     for (name, body) in all {
         golden.add(&format!("response {name}"), &ServerFrame { request: 1, body });
