@@ -1,8 +1,8 @@
 //! The deterministic core of a Quorate node: everything that decides, nothing that waits.
 //!
 //! No tokio, no clock, no threads, no ambient randomness: time, randomness and completions arrive as parameters, so that
-//! a simulator can drive the very code the daemon drives. Disk is reached in two places only, behind their traits:
-//! `engine/sled.rs` and `log/segment.rs`.
+//! a simulator can drive the very code the daemon drives. The disk is reached in two places only, behind
+//! their traits: `engine/sled.rs`, and `disk.rs` for everything else.
 //!
 //! From below: [`keys`], [`row`] and [`entry`] are formats; [`engine`] and [`log`] store bytes; [`mvcc`] reads versions;
 //! [`machine`] applies committed entries; [`sequencer`] turns proposals into entries; [`replica`] orders entries;
@@ -10,6 +10,7 @@
 //! whoever pulls them.
 
 pub mod catalog;
+pub mod disk;
 pub mod engine;
 pub mod entry;
 pub mod error;

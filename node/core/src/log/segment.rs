@@ -21,20 +21,18 @@ pub mod record;
 pub mod recover;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 use quorate_shared::limits::SEGMENT_BYTES;
-use rustix::fs::FallocateFlags;
 
 use self::index::{Location, LogIndex, ReplicaIndex};
 use self::record::{Decoded, ENTRY_HEAD, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEAD, Raw, SegmentHeader, Stamp};
 use self::recover::{EXTENSION, Found, Inspection, Objection, Torn, inspect, segment_files};
+use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::error::Fatal;
 use crate::log::{Log, LogBounds, LogEntry, LogReader, LogRecord};
 
@@ -73,9 +71,10 @@ pub struct LostLog {
 
 /// The writer.
 pub struct SegmentLog {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     segment_bytes: u64,
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     header: SegmentHeader,
     /// Where the buffer goes in the segment.
     position: u64,
@@ -95,34 +94,44 @@ pub struct SegmentReader {
 }
 
 struct Shared {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     index: RwLock<LogIndex>,
-    files: Mutex<BTreeMap<u32, Arc<File>>>,
+    files: Mutex<BTreeMap<u32, Arc<dyn DiskFile>>>,
 }
 
 /// The read-only pass over a log's directory.
 pub fn verify(dir: &Path) -> Result<Inspection, Fatal> {
+    verify_on(&RealDisk, dir)
+}
+
+/// On any disk.
+pub fn verify_on(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Fatal> {
     let mut index = LogIndex::default();
-    inspect(&segment_files(dir)?, |found| take(&mut index, &found))
+    inspect(disk, &segment_files(disk, dir)?, |found| take(&mut index, &found))
 }
 
 impl SegmentLog {
     /// Opens the log in a directory, making it if it is not there.
     pub fn open(dir: &Path) -> Result<(Self, Arc<SegmentReader>, OpenReport), Fatal> {
-        Self::open_with(dir, SEGMENT_BYTES)
+        Self::open_on(RealDisk::shared(), dir, SEGMENT_BYTES)
     }
 
-    /// With segments of another size, for tests.
-    pub fn open_with(dir: &Path, segment_bytes: u64) -> Result<(Self, Arc<SegmentReader>, OpenReport), Fatal> {
+    /// On any disk, with segments of any size.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        segment_bytes: u64,
+    ) -> Result<(Self, Arc<SegmentReader>, OpenReport), Fatal> {
         let doing = || format!("open the log in {}", dir.display());
-        make_dir(dir).map_err(|e| Fatal::new(doing(), e))?;
-        remove_unfinished(dir)?;
+        disk.make_dir(dir).map_err(|e| Fatal::new(doing(), e))?;
+        remove_unfinished(&*disk, dir)?;
         let mut index = LogIndex::default();
-        let mut files = segment_files(dir)?;
-        let mut found = inspect(&files, |found| take(&mut index, &found))?;
+        let mut files = segment_files(&*disk, dir)?;
+        let mut found = inspect(&*disk, &files, |found| take(&mut index, &found))?;
         let mut report = OpenReport::default();
         if let Some(reason) = found.damage.take() {
-            let moved_to = move_aside(dir, &files)?;
+            let moved_to = move_aside(&*disk, dir, &files)?;
             report.lost = Some(LostLog { reason, moved_to });
             (index, files, found) = (LogIndex::default(), Vec::new(), Inspection::default());
             found.next_lsn = 1;
@@ -133,24 +142,26 @@ impl SegmentLog {
         report.torn = found.torn;
         let (file, header, position) = match (found.segments.last(), files.last()) {
             (Some(header), Some((_, path))) => {
-                let file = File::options().read(true).write(true).open(path).map_err(|e| Fatal::new(doing(), e))?;
+                let doing = || format!("open log segment {}", path.display());
+                let file = disk.open_write(path).map_err(|e| Fatal::new(doing(), e))?;
                 if let Some(torn) = found.torn {
-                    zero(&file, torn.offset, torn.offset + torn.bytes).map_err(|e| Fatal::new(doing(), e))?;
+                    zero(&*file, torn.offset, torn.offset + torn.bytes).map_err(|e| Fatal::new(doing(), e))?;
                 }
                 // What a killed process wrote may be in memory only; from here on it counts as durable.
-                rustix::fs::fdatasync(&file).map_err(|e| Fatal::new(doing(), e))?;
-                (Arc::new(file), *header, found.end)
+                file.sync_data().map_err(|e| Fatal::new(doing(), e))?;
+                (file, *header, found.end)
             }
             _ => {
                 let header = SegmentHeader::new(1, found.next_lsn);
-                (create_segment(dir, header, segment_bytes)?, header, HEADER_BYTES as u64)
+                (create_segment(&*disk, dir, header, segment_bytes)?, header, HEADER_BYTES as u64)
             }
         };
         index.all_written();
-        let shared =
-            Arc::new(Shared { dir: dir.to_owned(), index: RwLock::new(index), files: Mutex::new(BTreeMap::new()) });
+        let (index, files) = (RwLock::new(index), Mutex::new(BTreeMap::new()));
+        let shared = Arc::new(Shared { disk: Arc::clone(&disk), dir: dir.to_owned(), index, files });
         shared.opened(header.number as u32, &file);
         let log = Self {
+            disk,
             dir: dir.to_owned(),
             segment_bytes,
             file,
@@ -226,7 +237,7 @@ impl SegmentLog {
         }
         self.write_out()?;
         let header = SegmentHeader::new(self.header.number + 1, self.next_lsn);
-        self.file = create_segment(&self.dir, header, self.segment_bytes)?;
+        self.file = create_segment(&*self.disk, &self.dir, header, self.segment_bytes)?;
         self.shared.opened(header.number as u32, &self.file);
         self.header = header;
         self.position = HEADER_BYTES as u64;
@@ -237,7 +248,8 @@ impl SegmentLog {
     fn write_out(&mut self) -> Result<(), Fatal> {
         self.write_file().map_err(|e| {
             let full = matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-            Fatal::new(if full { "write the log: the disk is full" } else { "write the log" }, e)
+            let why = if full { ": the disk is full" } else { "" };
+            Fatal::new(format!("write {}{why}", segment_path(&self.dir, self.header.number).display()), e)
         })?;
         self.group_lsn = self.next_lsn;
         self.shared.with_index(|index| {
@@ -247,18 +259,17 @@ impl SegmentLog {
     }
 
     fn write_file(&mut self) -> std::io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.position)?;
+        self.file.write_at(&self.buffer, self.position)?;
         self.position += self.buffer.len() as u64;
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER_KEEP);
         if self.zeroed < (self.position + ZERO_AHEAD / 4).min(self.segment_bytes) {
             let from = self.zeroed.max(self.position);
             let to = (self.position + ZERO_AHEAD).min(self.segment_bytes);
-            zero(&self.file, from, to)?;
+            zero(&*self.file, from, to)?;
             self.zeroed = to;
         }
-        rustix::fs::fdatasync(&*self.file)?;
-        Ok(())
+        self.file.sync_data()
     }
 
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Fatal>) -> Result<(), Fatal> {
@@ -290,7 +301,7 @@ impl Shared {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self, segment: u32, file: &Arc<File>) {
+    fn opened(&self, segment: u32, file: &Arc<dyn DiskFile>) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(segment, Arc::clone(file));
         if files.len() > FILES_OPEN_MAX {
@@ -298,15 +309,19 @@ impl Shared {
         }
     }
 
-    fn file(&self, segment: u32) -> Result<Arc<File>, Fatal> {
+    fn file(&self, segment: u32) -> Result<Arc<dyn DiskFile>, Fatal> {
         if let Some(file) = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&segment) {
             return Ok(Arc::clone(file));
         }
         let path = segment_path(&self.dir, u64::from(segment));
-        let file = File::open(&path).map_err(|e| Fatal::new(format!("open log segment {}", path.display()), e))?;
-        let file = Arc::new(file);
+        let doing = || format!("open log segment {}", path.display());
+        let file = self.disk.open(&path).map_err(|e| Fatal::new(doing(), e))?;
         self.opened(segment, &file);
         Ok(file)
+    }
+
+    fn unreadable(&self, segment: u32, cause: std::io::Error) -> Fatal {
+        Fatal::new(format!("read log segment {}", segment_path(&self.dir, u64::from(segment)).display()), cause)
     }
 
     /// Reads the records at these places, which follow each other.
@@ -328,7 +343,7 @@ impl Shared {
             let mut span = vec![0; (end - first.offset) as usize];
             self.file(first.segment)?
                 .read_exact_at(&mut span, u64::from(first.offset))
-                .map_err(|e| Fatal::new("read the log", e))?;
+                .map_err(|e| self.unreadable(first.segment, e))?;
             let span = Bytes::from(span);
             for (index, location) in &rest[..run] {
                 let start = (location.offset - first.offset) as usize;
@@ -418,48 +433,36 @@ fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:010}.{EXTENSION}"))
 }
 
-/// Makes the directory, and its name durable.
-fn make_dir(dir: &Path) -> std::io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(dir)?;
-    match dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 /// A segment that was being made when the process ended was never used.
-fn remove_unfinished(dir: &Path) -> Result<(), Fatal> {
+fn remove_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), Fatal> {
     let doing = || format!("open the log in {}", dir.display());
-    for item in fs::read_dir(dir).map_err(|e| Fatal::new(doing(), e))? {
-        let path = item.map_err(|e| Fatal::new(doing(), e))?.path();
+    for name in disk.list(dir).map_err(|e| Fatal::new(doing(), e))? {
+        let path = dir.join(name);
         if path.extension().is_some_and(|e| e == "new") {
-            fs::remove_file(&path).map_err(|e| Fatal::new(doing(), e))?;
+            disk.remove(&path).map_err(|e| Fatal::new(doing(), e))?;
         }
     }
     Ok(())
 }
 
-fn create_segment(dir: &Path, header: SegmentHeader, segment_bytes: u64) -> Result<Arc<File>, Fatal> {
+fn create_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    header: SegmentHeader,
+    segment_bytes: u64,
+) -> Result<Arc<dyn DiskFile>, Fatal> {
     let path = segment_path(dir, header.number);
     let unfinished = path.with_extension("new");
-    let make = || -> std::io::Result<File> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, segment_bytes) {
-            Ok(()) => {}
-            // Not every file system can: then space is taken as it is written.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(segment_bytes)?,
-            Err(e) => return Err(e.into()),
-        }
-        file.write_all_at(&header.encode(), 0)?;
-        file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
-        File::open(dir)?.sync_all()?;
+    let make = || -> std::io::Result<Arc<dyn DiskFile>> {
+        let file = disk.create(&unfinished)?;
+        file.allocate(segment_bytes)?;
+        file.write_at(&header.encode(), 0)?;
+        file.sync_data()?;
+        disk.rename(&unfinished, &path)?;
+        disk.sync_dir(dir)?;
         Ok(file)
     };
-    make().map(Arc::new).map_err(|e| {
+    make().map_err(|e| {
         let full = matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
         let why = if full { ": the disk is full" } else { "" };
         Fatal::new(format!("make log segment {}{why}", path.display()), e)
@@ -467,35 +470,33 @@ fn create_segment(dir: &Path, header: SegmentHeader, segment_bytes: u64) -> Resu
 }
 
 /// Keeps damaged files for whoever wants to look at them.
-fn move_aside(dir: &Path, files: &[(u64, PathBuf)]) -> Result<PathBuf, Fatal> {
+fn move_aside(disk: &dyn Disk, dir: &Path, files: &[(u64, PathBuf)]) -> Result<PathBuf, Fatal> {
     let make = || -> std::io::Result<PathBuf> {
+        let there = disk.list(dir)?;
         let mut n = 1;
-        let aside = loop {
-            let aside = dir.join(format!("damaged-{n}"));
-            match fs::create_dir(&aside) {
-                Ok(()) => break aside,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => n += 1,
-                Err(e) => return Err(e),
-            }
-        };
+        while there.iter().any(|name| *name == *format!("damaged-{n}")) {
+            n += 1;
+        }
+        let aside = dir.join(format!("damaged-{n}"));
+        disk.make_dir(&aside)?;
         for (_, path) in files {
             if let Some(name) = path.file_name() {
-                fs::rename(path, aside.join(name))?;
+                disk.rename(path, &aside.join(name))?;
             }
         }
-        File::open(&aside)?.sync_all()?;
-        File::open(dir)?.sync_all()?;
+        disk.sync_dir(&aside)?;
+        disk.sync_dir(dir)?;
         Ok(aside)
     };
     make().map_err(|e| Fatal::new(format!("move the damaged log in {} aside", dir.display()), e))
 }
 
-fn zero(file: &File, from: u64, to: u64) -> std::io::Result<()> {
+fn zero(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     let zeros = vec![0; ZERO_AHEAD.min(to.saturating_sub(from)) as usize];
     let mut at = from;
     while at < to {
         let n = (to - at).min(zeros.len() as u64);
-        file.write_all_at(&zeros[..n as usize], at)?;
+        file.write_at(&zeros[..n as usize], at)?;
         at += n;
     }
     Ok(())

@@ -5,12 +5,12 @@
 //! Otherwise they are *damage*. (One write and its sync carry a whole group; when power fails, the disk may have kept
 //! its end and not its start. Such a group was never acknowledged, so it is torn, not damaged.)
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use quorate_shared::limits::SEGMENT_BYTES;
 
 use super::record::{HEADER_BYTES, HeaderError, RECORD_HEAD, Raw, SegmentHeader};
+use crate::disk::Disk;
 use crate::error::Fatal;
 
 /// File name extension of segments.
@@ -57,11 +57,11 @@ pub struct Found<'a> {
 }
 
 /// Segment files of a directory, by number.
-pub fn segment_files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fatal> {
+pub fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fatal> {
     let doing = || format!("list the log in {}", dir.display());
     let mut files = Vec::new();
-    for item in fs::read_dir(dir).map_err(|e| Fatal::new(doing(), e))? {
-        let path = item.map_err(|e| Fatal::new(doing(), e))?.path();
+    for name in disk.list(dir).map_err(|e| Fatal::new(doing(), e))? {
+        let path = dir.join(name);
         if path.extension().is_some_and(|e| e == EXTENSION) {
             let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
             files.push((number.unwrap_or(0), path));
@@ -74,18 +74,20 @@ pub fn segment_files(dir: &Path) -> Result<Vec<(u64, PathBuf)>, Fatal> {
 /// Reads every record; `each` sees the valid ones in order and may object (a record that contradicts what came before
 /// it counts as damage).
 pub fn inspect(
+    disk: &dyn Disk,
     files: &[(u64, PathBuf)],
     mut each: impl FnMut(Found<'_>) -> Result<(), Objection>,
 ) -> Result<Inspection, Fatal> {
     let mut found = Inspection { next_lsn: 1, ..Inspection::default() };
     for (i, (number, path)) in files.iter().enumerate() {
         let doing = || format!("read log segment {}", path.display());
-        let len = fs::metadata(path).map_err(|e| Fatal::new(doing(), e))?.len();
+        let file = disk.open(path).map_err(|e| Fatal::new(doing(), e))?;
+        let len = file.len().map_err(|e| Fatal::new(doing(), e))?;
         if len > SEGMENT_BYTES * 2 {
             found.damage = Some(format!("segment {number} has {len} bytes"));
             return Ok(found);
         }
-        let bytes = fs::read(path).map_err(|e| Fatal::new(doing(), e))?;
+        let bytes = file.read_all().map_err(|e| Fatal::new(doing(), e))?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
             Err(HeaderError::Newer(format)) => {
@@ -119,7 +121,7 @@ pub fn inspect(
         found.end = end as u64;
         let rest = &bytes[end..];
         let Some(used) = last_used(rest) else { continue };
-        let next = files.get(i + 1).and_then(|(_, next)| first_lsn(next));
+        let next = files.get(i + 1).and_then(|(_, next)| first_lsn(disk, next));
         // A later segment that continues right here proves that nothing of value is in these bytes.
         if next == Some(found.next_lsn) {
             continue;
@@ -193,9 +195,8 @@ fn durable_behind(rest: &[u8], salt: u64, lsn: u64) -> bool {
     false
 }
 
-fn first_lsn(path: &Path) -> Option<u64> {
-    use std::io::Read;
+fn first_lsn(disk: &dyn Disk, path: &Path) -> Option<u64> {
     let mut head = [0; HEADER_BYTES];
-    fs::File::open(path).and_then(|mut f| f.read_exact(&mut head)).ok()?;
+    disk.open(path).and_then(|file| file.read_exact_at(&mut head, 0)).ok()?;
     SegmentHeader::decode(&head).ok().map(|h| h.first_lsn)
 }

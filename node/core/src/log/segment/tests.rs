@@ -1,6 +1,6 @@
 //! The segment log: torn tails, damage, and everything between.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 
 use proptest::prelude::*;
 use quorate_shared::ids::{Epoch, Hash, Timestamp};
@@ -57,7 +57,7 @@ fn all(reader: &dyn LogReader, shard: ShardId) -> Vec<LogEntry> {
 }
 
 fn open(dir: &Path) -> (SegmentLog, Arc<SegmentReader>, OpenReport) {
-    SegmentLog::open_with(dir, SMALL).unwrap()
+    SegmentLog::open_on(RealDisk::shared(), dir, SMALL).unwrap()
 }
 
 fn reads(dir: &Path) -> (Arc<SegmentReader>, OpenReport) {
@@ -234,7 +234,7 @@ fn missing_and_damaged_segments() {
         let (mut log, ..) = open(dir.path());
         log.append(R, S1, &[base(S1), entries(1..30, 1, 1000)]).unwrap();
         log.sync().unwrap();
-        assert!(segment_files(dir.path()).unwrap().len() >= 4);
+        assert!(segment_files(&RealDisk, dir.path()).unwrap().len() >= 4);
         dir
     };
     let lost = |dir: &tempfile::TempDir| reads(dir.path()).1.lost.map(|l| l.reason);
@@ -278,7 +278,7 @@ fn a_newer_format_is_refused_by_name_and_left_alone() {
     let crc = crc32c::crc32c(&bytes[..36]);
     bytes[36..40].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &bytes).unwrap();
-    let error = SegmentLog::open_with(dir.path(), SMALL).err().unwrap().to_string();
+    let error = SegmentLog::open_on(RealDisk::shared(), dir.path(), SMALL).err().unwrap().to_string();
     assert!(error.contains("format 7 was written by a newer version"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
