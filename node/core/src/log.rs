@@ -46,6 +46,31 @@ pub struct HardState {
     pub commit: Index,
 }
 
+/// A round of the `paxos` replicator: who proposes in it, and its number. The default is no round.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Round {
+    /// Its number.
+    pub number: u32,
+    /// The proposer, by its place among the voters of the configuration, from 1.
+    pub proposer: u32,
+}
+
+/// What a replica of the `paxos` replicator must not forget besides entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PaxosState {
+    /// The configuration it is of; those before it are over.
+    pub configuration: u32,
+    /// No round below this one is taken part in any more.
+    pub promised: Round,
+    /// The round in which the entries were accepted last.
+    pub accepted: Round,
+    /// A decided index; never needs a sync of its own.
+    pub decided: Index,
+    /// While entries of a newer round replace or follow others: where they begin. They count for nothing until a state
+    /// without this is behind them, so that a crash between the two leaves the prefix that belongs to `accepted`.
+    pub syncing: Option<Index>,
+}
+
 /// The point just before a replica's first entry.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BaseRecord {
@@ -72,6 +97,8 @@ pub enum LogRecord {
     Entries(Vec<LogEntry>),
     /// The newest hard state.
     Hard(HardState),
+    /// The newest state of the `paxos` replicator.
+    Paxos(PaxosState),
     /// Everything from this index on is gone.
     Truncate(Index),
     /// A replica begins here.
@@ -89,6 +116,8 @@ pub struct LogBounds {
     pub last_term: Term,
     /// Newest hard state.
     pub hard: HardState,
+    /// Newest state of the `paxos` replicator, if it ever wrote one.
+    pub paxos: Option<PaxosState>,
     /// Bytes of its entries.
     pub bytes: u64,
 }

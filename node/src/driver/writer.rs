@@ -75,7 +75,9 @@ impl Writer {
                     let before = self.hard.insert(job.shard, *hard);
                     matters |= before.is_none_or(|b| (b.term, b.vote) != (hard.term, hard.vote));
                 }
-                LogRecord::Entries(_) | LogRecord::Truncate(_) | LogRecord::Base(_) => matters = true,
+                LogRecord::Entries(_) | LogRecord::Paxos(_) | LogRecord::Truncate(_) | LogRecord::Base(_) => {
+                    matters = true;
+                }
             }
         }
         matters

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 
 use crate::error::Fatal;
-use crate::log::{BaseRecord, HardState, Log, LogBounds, LogEntry, LogReader, LogRecord};
+use crate::log::{BaseRecord, HardState, Log, LogBounds, LogEntry, LogReader, LogRecord, PaxosState};
 
 type Shards = BTreeMap<ShardId, Replica>;
 
@@ -24,6 +24,7 @@ struct Replica {
     id: ReplicaId,
     base: BaseRecord,
     hard: HardState,
+    paxos: Option<PaxosState>,
     entries: VecDeque<LogEntry>,
     bytes: u64,
 }
@@ -97,7 +98,8 @@ impl Log for MemoryLog {
                     Some(existing) => existing.rebase(base),
                     None => {
                         let (base, hard) = (base.clone(), HardState::default());
-                        let fresh = Replica { id: replica, base, hard, entries: VecDeque::new(), bytes: 0 };
+                        let fresh =
+                            Replica { id: replica, base, hard, paxos: None, entries: VecDeque::new(), bytes: 0 };
                         shards.insert(shard, fresh);
                     }
                 }
@@ -109,6 +111,7 @@ impl Log for MemoryLog {
             match record {
                 LogRecord::Entries(entries) => entries.iter().try_for_each(|e| known.append(e))?,
                 LogRecord::Hard(hard) => known.hard = *hard,
+                LogRecord::Paxos(paxos) => known.paxos = Some(*paxos),
                 LogRecord::Truncate(from) => known.truncate(*from)?,
                 LogRecord::Base(_) => {}
             }
@@ -130,6 +133,7 @@ impl LogReader for MemoryReader {
             last: r.last(),
             last_term: r.entries.back().map_or(r.base.term, |e| e.term),
             hard: r.hard,
+            paxos: r.paxos,
             bytes: r.bytes,
         })
     }

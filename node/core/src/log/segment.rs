@@ -201,6 +201,10 @@ impl SegmentLog {
         // All of these are small; a base has at most a few dozen voters.
         self.make_room(RECORD_HEAD + (4 << 10))?;
         self.shared.with_index(|index| match record {
+            LogRecord::Paxos(paxos) => {
+                index.replica(shard, replica)?.paxos(*paxos);
+                Ok(())
+            }
             LogRecord::Hard(hard) => {
                 index.replica(shard, replica)?.hard(*hard);
                 Ok(())
@@ -419,6 +423,7 @@ fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
             };
             index.replica(shard, replica).and_then(|r| r.push(at, term, location))
         }
+        Decoded::Paxos(paxos) => index.replica(shard, replica).map(|r| r.paxos(paxos)),
         Decoded::Hard(hard) => index.replica(shard, replica).map(|r| r.hard(hard)),
         Decoded::Truncate(from) => index.replica(shard, replica).and_then(|r| r.truncate(from)),
         Decoded::Base(base) => {

@@ -8,13 +8,14 @@ use quorate_shared::ids::{Index, ShardId, Term};
 
 use super::Rng;
 use crate::error::Fatal;
-use crate::log::{BaseRecord, HardState, LogBounds, LogEntry, LogReader, LogRecord};
+use crate::log::{BaseRecord, HardState, LogBounds, LogEntry, LogReader, LogRecord, PaxosState};
 
 #[derive(Clone)]
 struct Content {
     base: BaseRecord,
     entries: BTreeMap<Index, LogEntry>,
     hard: HardState,
+    paxos: Option<PaxosState>,
 }
 
 impl Content {
@@ -28,6 +29,7 @@ impl Content {
                 }
             }
             LogRecord::Hard(hard) => self.hard = *hard,
+            LogRecord::Paxos(paxos) => self.paxos = Some(*paxos),
             LogRecord::Truncate(from) => drop(self.entries.split_off(from)),
             LogRecord::Base(base) => self.base = base.clone(),
         }
@@ -44,7 +46,7 @@ pub struct Disk(Mutex<State>);
 
 impl Disk {
     pub fn new(base: BaseRecord) -> Self {
-        let content = Content { base, entries: BTreeMap::new(), hard: HardState::default() };
+        let content = Content { base, entries: BTreeMap::new(), hard: HardState::default(), paxos: None };
         Disk(Mutex::new(State { durable: content.clone(), written: content, unsynced: Vec::new() }))
     }
 
@@ -94,6 +96,7 @@ impl LogReader for Disk {
             last: last.map_or(content.base.index, |(i, _)| *i),
             last_term: last.map_or(content.base.term, |(_, e)| e.term),
             hard: content.hard,
+            paxos: content.paxos,
             bytes: content.entries.values().map(|e| e.bytes.len() as u64).sum(),
         })
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 
 use crate::error::Fatal;
-use crate::log::{BaseRecord, HardState, LogBounds, LogEntry};
+use crate::log::{BaseRecord, HardState, LogBounds, LogEntry, PaxosState};
 
 /// Newest entries kept in memory, per shard.
 const CACHE_BYTES: usize = 4 << 20;
@@ -34,6 +34,7 @@ pub struct ReplicaIndex {
     replica: ReplicaId,
     base: BaseRecord,
     hard: HardState,
+    paxos: Option<PaxosState>,
     locations: VecDeque<Location>,
     /// First index of each run of one term, in order; never empty runs.
     terms: VecDeque<(Index, Term)>,
@@ -85,6 +86,7 @@ impl ReplicaIndex {
             replica,
             base: base.clone(),
             hard: HardState::default(),
+            paxos: None,
             locations: VecDeque::new(),
             terms: VecDeque::new(),
             bytes: 0,
@@ -101,6 +103,7 @@ impl ReplicaIndex {
             last: self.last(),
             last_term: self.terms.back().map_or(self.base.term, |(_, term)| *term),
             hard: self.hard,
+            paxos: self.paxos,
             bytes: self.bytes,
         }
     }
@@ -118,6 +121,11 @@ impl ReplicaIndex {
     /// A hard state.
     pub fn hard(&mut self, hard: HardState) {
         self.hard = hard;
+    }
+
+    /// A state of the `paxos` replicator.
+    pub fn paxos(&mut self, paxos: PaxosState) {
+        self.paxos = Some(paxos);
     }
 
     /// An entry that follows the last.
@@ -175,8 +183,8 @@ impl ReplicaIndex {
             }
             self.base = base.clone();
         } else {
-            let hard = self.hard;
-            *self = Self { hard, ..Self::new(self.replica, base) };
+            let (hard, paxos) = (self.hard, self.paxos);
+            *self = Self { hard, paxos, ..Self::new(self.replica, base) };
         }
     }
 

@@ -13,7 +13,7 @@ use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 use quorate_shared::limits::{ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
 
 use crate::error::Fatal;
-use crate::log::{BaseRecord, HardState, LogEntry, LogRecord, Payload};
+use crate::log::{BaseRecord, HardState, LogEntry, LogRecord, PaxosState, Payload, Round};
 
 /// Format of segments and records written here.
 pub const FORMAT: u32 = 1;
@@ -31,6 +31,7 @@ const KIND_ENTRY: u8 = 1;
 const KIND_HARD: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 const KIND_BASE: u8 = 4;
+const KIND_PAXOS: u8 = 5;
 /// Format of every kind of record written here.
 const RECORD_FORMAT: u8 = 1;
 
@@ -147,7 +148,7 @@ impl<'a> Raw<'a> {
     /// What it says. An error means a newer program wrote it.
     pub fn decode(&self) -> Result<Decoded, Fatal> {
         let (kind, format, p) = (self.kind, self.format, self.payload);
-        if format != RECORD_FORMAT || !(KIND_ENTRY..=KIND_BASE).contains(&kind) {
+        if format != RECORD_FORMAT || !(KIND_ENTRY..=KIND_PAXOS).contains(&kind) {
             let cause = format!("a record of kind {kind} in format {format} was written by a newer version");
             return Err(Fatal::new("read the log", cause));
         }
@@ -163,6 +164,7 @@ impl<'a> Raw<'a> {
                 commit: Index::new(le64(&p[16..])),
             }),
             KIND_TRUNCATE if p.len() == 8 => Decoded::Truncate(Index::new(le64(p))),
+            KIND_PAXOS if p.len() == PAXOS_BYTES => Decoded::Paxos(paxos_of(p)),
             KIND_BASE => Decoded::Base(Box::new(postcard::from_bytes(p).map_err(|_| malformed())?)),
             _ => return Err(malformed()),
         })
@@ -181,6 +183,8 @@ pub enum Decoded {
     },
     /// A hard state.
     Hard(HardState),
+    /// A state of the `paxos` replicator.
+    Paxos(PaxosState),
     /// Everything from here on is gone.
     Truncate(Index),
     /// A replica begins.
@@ -224,6 +228,14 @@ pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
             out.extend_from_slice(&hard.vote.get().to_le_bytes());
             out.extend_from_slice(&hard.commit.get().to_le_bytes());
         }),
+        LogRecord::Paxos(paxos) => put(out, stamp, KIND_PAXOS, |out| {
+            let PaxosState { configuration, promised, accepted, decided, syncing } = *paxos;
+            let words = [configuration, promised.number, promised.proposer, accepted.number, accepted.proposer];
+            words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+            out.extend_from_slice(&decided.get().to_le_bytes());
+            // No entry has index 0.
+            out.extend_from_slice(&syncing.map_or(0, Index::get).to_le_bytes());
+        }),
         LogRecord::Truncate(from) => {
             put(out, stamp, KIND_TRUNCATE, |out| out.extend_from_slice(&from.get().to_le_bytes()));
         }
@@ -231,6 +243,21 @@ pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
             // Serializing plain data into memory cannot fail.
             out.extend_from_slice(&postcard::to_stdvec(base).unwrap_or_default());
         }),
+    }
+}
+
+/// Bytes of a [`PaxosState`].
+const PAXOS_BYTES: usize = 36;
+
+fn paxos_of(p: &[u8]) -> PaxosState {
+    let word = |at: usize| le32(&p[at * 4..]);
+    let syncing = Index::new(le64(&p[28..]));
+    PaxosState {
+        configuration: word(0),
+        promised: Round { number: word(1), proposer: word(2) },
+        accepted: Round { number: word(3), proposer: word(4) },
+        decided: Index::new(le64(&p[20..])),
+        syncing: (syncing != Index::new(0)).then_some(syncing),
     }
 }
 
@@ -327,9 +354,22 @@ mod tests {
             timestamp: Timestamp::from_raw(9),
         };
         let hard = HardState { term: Term::new(4), vote: ReplicaId::new(2), commit: Index::new(1) };
+        let paxos = PaxosState {
+            configuration: 1,
+            promised: Round { number: 9, proposer: 2 },
+            accepted: Round { number: 8, proposer: 1 },
+            decided: Index::new(6),
+            syncing: Some(Index::new(7)),
+        };
         let cases = [
             (LogRecord::Hard(hard), "18000000", "02", "0400000000000000 0200000000000000 0100000000000000".to_owned()),
             (LogRecord::Truncate(Index::new(6)), "08000000", "03", "0600000000000000".to_owned()),
+            (
+                LogRecord::Paxos(paxos),
+                "24000000",
+                "05",
+                "01000000 09000000 02000000 08000000 01000000 0600000000000000 0700000000000000".to_owned(),
+            ),
             (LogRecord::Base(base), "2a000000", "04", format!("010000{}02010201ac0209", "cc".repeat(32))),
         ];
         for (record, len, kind, payload) in cases {
@@ -338,6 +378,7 @@ mod tests {
             check(&out, len, kind, &payload);
             let back = match Raw::parse(&out, STAMP.salt).unwrap().decode().unwrap() {
                 Decoded::Hard(hard) => LogRecord::Hard(hard),
+                Decoded::Paxos(paxos) => LogRecord::Paxos(paxos),
                 Decoded::Truncate(from) => LogRecord::Truncate(from),
                 Decoded::Base(base) => LogRecord::Base(*base),
                 Decoded::Entry { .. } => panic!("an entry"),
