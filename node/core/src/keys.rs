@@ -316,6 +316,11 @@ pub fn catalog_range() -> KeyRange {
     KeyRange::prefix(vec![CATALOG])
 }
 
+/// Everything that has versions: catalog, then data.
+pub fn rows_range() -> KeyRange {
+    KeyRange { start: catalog_range().start, end: Some(history_range().start) }
+}
+
 /// All dedupe slots, or those of one client.
 pub fn client_range(client: Option<ClientId>) -> KeyRange {
     let mut out = vec![META, CLIENT];

@@ -6,7 +6,8 @@
 //!
 //! From below: [`keys`], [`row`] and [`entry`] are formats; [`engine`] and [`log`] store bytes; [`mvcc`] reads versions;
 //! [`machine`] applies committed entries; [`sequencer`] turns proposals into entries; [`replica`] orders entries;
-//! [`shard`] holds them together as one function `step(now, input) -> effects`; [`ship`] serves committed entries to
+//! [`shard`] holds them together as one function `step(now, input) -> effects`; [`snapshot`] is a shard's state at an index
+//! in a file; [`ship`] serves committed entries to
 //! whoever pulls them.
 
 pub mod catalog;
@@ -28,4 +29,5 @@ pub mod shard;
 pub mod ship;
 #[cfg(test)]
 mod sim;
+pub mod snapshot;
 pub mod table;

@@ -128,6 +128,12 @@ pub trait Log: Send {
     fn append(&mut self, replica: ReplicaId, shard: ShardId, records: &[LogRecord]) -> Result<(), Fatal>;
     /// Makes everything appended durable (`fdatasync`).
     fn sync(&mut self) -> Result<(), Fatal>;
+    /// Lets a replica's log begin at a later point, durably. The caller has a synced snapshot at or behind that point:
+    /// nothing before it can be had from this log any more.
+    fn trim(&mut self, replica: ReplicaId, base: &BaseRecord) -> Result<(), Fatal> {
+        self.append(replica, base.shard, &[LogRecord::Base(base.clone())])?;
+        self.sync()
+    }
 }
 
 /// The readers' side; sees what was appended, synced or not.
@@ -138,4 +144,14 @@ pub trait LogReader: Send + Sync {
     fn entries(&self, shard: ShardId, from: Index, to: Index, bytes_max: usize) -> Result<Vec<LogEntry>, Fatal>;
     /// The term at an index; the base's index included; `None` outside.
     fn term(&self, shard: ShardId, index: Index) -> Result<Option<Term>, Fatal>;
+
+    /// Bytes of disk that are kept for the entries behind an index, those of other shards in between included.
+    fn bytes_after(&self, shard: ShardId, index: Index) -> u64 {
+        self.bounds(shard).filter(|b| b.last > index).map_or(0, |b| b.bytes)
+    }
+
+    /// Removes what no replica needs any more; how many files went. For any thread but the writer's.
+    fn remove_obsolete(&self) -> Result<usize, Fatal> {
+        Ok(0)
+    }
 }

@@ -14,6 +14,7 @@
 //! Invariants: `apply` depends on the entries and the tree only; after an error the machine refuses everything. Left out
 //! for now: parts and intents, membership in the applied record beyond the base's voters.
 
+pub(crate) mod capture;
 mod collect;
 mod scrub;
 mod state;
@@ -22,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quorate_shared::ids::{Hash, Index, TableId, Term, Timestamp};
+use quorate_shared::ids::{Hash, Index, ShardId, TableId, Term, Timestamp};
 use quorate_shared::limits::{APPLY_BATCH_BYTES_MAX, DEDUPE_WINDOW};
 
 pub use self::collect::Collected;
@@ -60,10 +61,12 @@ pub struct Applied {
 
 /// Applies a shard's entries to its tree. One per replica, owned by the one applier.
 pub struct Machine {
+    shard: ShardId,
     tree: Arc<dyn Tree>,
     state: MachineState,
     checkpoints: Arc<Checkpoints>,
     collecting: collect::Progress,
+    captures: capture::Captures,
     failed: bool,
 }
 
@@ -73,7 +76,8 @@ impl Machine {
         let state = MachineState::load(&*tree, base)?;
         let checkpoints = Arc::new(Checkpoints { tree: Arc::clone(&tree), recent: Mutex::default() });
         checkpoints.add(&[(state.index, state.chain)]);
-        Ok(Self { tree, state, checkpoints, collecting: collect::Progress::default(), failed: false })
+        let (collecting, captures) = (collect::Progress::default(), capture::Captures::default());
+        Ok(Self { shard: base.shard, tree, state, checkpoints, collecting, captures, failed: false })
     }
 
     /// The state as of the last applied entry.
@@ -164,7 +168,7 @@ impl Machine {
                         self.write_version(key, row.as_deref(), entry.timestamp, group)?;
                     }
                     schema |= !t.fences.is_empty();
-                    self.apply_rare(t, group)?;
+                    self.apply_rare(t, entry.timestamp, group)?;
                     if let Some(write) = t.write {
                         let result = ClientResult {
                             seq: write.seq,
@@ -175,7 +179,7 @@ impl Machine {
                             last_id: t.last_id,
                         };
                         let key = self.state.remember(write.client, &result);
-                        group.put(key, Some(result.encode()));
+                        self.replace(key, Some(result.encode()), group)?;
                     }
                 }
             }
@@ -183,7 +187,7 @@ impl Machine {
                 for &client in clients {
                     self.state.clients.remove(&client);
                     for slot in 0..DEDUPE_WINDOW as u8 {
-                        group.put(Key::Client { client, slot }.encode(), None);
+                        self.replace(Key::Client { client, slot }.encode(), None, group)?;
                     }
                 }
             }
@@ -229,7 +233,7 @@ impl Machine {
         Ok(())
     }
 
-    fn apply_rare(&mut self, t: &Transaction, group: &mut Group) -> Result<(), Fatal> {
+    fn apply_rare(&mut self, t: &Transaction, timestamp: Timestamp, group: &mut Group) -> Result<(), Fatal> {
         for (id, def) in &t.fences {
             let value = def.as_ref().map(|def| Bytes::from(entry::encode_table(def)));
             group.put(Key::Table(*id).encode(), value);
@@ -247,6 +251,12 @@ impl Machine {
             group.put(Key::Sequence(*id).encode(), Some(Bytes::copy_from_slice(&next.to_be_bytes())));
         }
         for key in &t.purged {
+            if self.captures.any() {
+                // A snapshot may still have to read it: it goes as if it were deleted, and is collected later. That
+                // makes no difference to chain or digest.
+                self.write_version(key, None, timestamp, group)?;
+                continue;
+            }
             let storage = storage_of(key)?;
             if let Some(old) = self.stored(key, group)? {
                 let (written, row) = mvcc::parse(&old)?;
@@ -306,7 +316,7 @@ impl Group {
 }
 
 /// The storage whose digest a key counts for; the catalog's is 0.
-fn storage_of(key: &[u8]) -> Result<TableId, Fatal> {
+pub(crate) fn storage_of(key: &[u8]) -> Result<TableId, Fatal> {
     if keys::is_catalog(key) {
         return Ok(TableId::new(0));
     }

@@ -14,7 +14,10 @@
 //! Invariants: what was synced is never overwritten; after a failed write or sync the log refuses everything (what the
 //! page cache says then is not what the disk has); a newer format is refused by name and left alone.
 //!
-//! Left out for now: trimming old segments, so all of them are read when the log is opened.
+//! Trimming ([`Log::trim`]): the base, hard state and the like of *every* replica are written anew behind what there is;
+//! once that is durable, segments at the front that hold no entry any more are removed, the oldest first
+//! ([`LogReader::remove_obsolete`]). A log whose first segment is gone is whole if each replica's base record still comes
+//! and its entries follow that without a gap.
 
 pub mod index;
 pub mod record;
@@ -34,7 +37,7 @@ use self::record::{Decoded, ENTRY_HEAD, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_
 use self::recover::{EXTENSION, Found, Inspection, Objection, Torn, inspect, segment_files};
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::error::Fatal;
-use crate::log::{Log, LogBounds, LogEntry, LogReader, LogRecord};
+use crate::log::{BaseRecord, Log, LogBounds, LogEntry, LogReader, LogRecord};
 
 /// Zeros written ahead of the end.
 const ZERO_AHEAD: u64 = 1 << 20;
@@ -96,8 +99,11 @@ pub struct SegmentReader {
 struct Shared {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    segment_bytes: u64,
     index: RwLock<LogIndex>,
     files: Mutex<BTreeMap<u32, Arc<dyn DiskFile>>>,
+    /// Segments before this one may be removed.
+    obsolete: Mutex<u64>,
 }
 
 /// The read-only pass over a log's directory.
@@ -108,7 +114,9 @@ pub fn verify(dir: &Path) -> Result<Inspection, Fatal> {
 /// On any disk.
 pub fn verify_on(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Fatal> {
     let mut index = LogIndex::default();
-    inspect(disk, &segment_files(disk, dir)?, |found| take(&mut index, &found))
+    let mut found = inspect(disk, &segment_files(disk, dir)?, |found| take(&mut index, &found))?;
+    complete(&index, &mut found);
+    Ok(found)
 }
 
 impl SegmentLog {
@@ -129,6 +137,7 @@ impl SegmentLog {
         let mut index = LogIndex::default();
         let mut files = segment_files(&*disk, dir)?;
         let mut found = inspect(&*disk, &files, |found| take(&mut index, &found))?;
+        complete(&index, &mut found);
         let mut report = OpenReport::default();
         if let Some(reason) = found.damage.take() {
             let moved_to = move_aside(&*disk, dir, &files)?;
@@ -157,8 +166,11 @@ impl SegmentLog {
             }
         };
         index.all_written();
+        let first = index.first_segment().map_or(header.number, u64::from);
         let (index, files) = (RwLock::new(index), Mutex::new(BTreeMap::new()));
-        let shared = Arc::new(Shared { disk: Arc::clone(&disk), dir: dir.to_owned(), index, files });
+        let obsolete = Mutex::new(header.number.min(first));
+        let shared =
+            Arc::new(Shared { disk: Arc::clone(&disk), dir: dir.to_owned(), segment_bytes, index, files, obsolete });
         shared.opened(header.number as u32, &file);
         let log = Self {
             disk,
@@ -191,6 +203,7 @@ impl SegmentLog {
                     let known = index.replica(shard, replica)?;
                     known.push(entry.index, entry.term, location)?;
                     known.cache(entry.clone());
+                    index.ends(location);
                     Ok(())
                 })?;
                 let stamp = self.stamp(replica, shard)?;
@@ -220,6 +233,26 @@ impl SegmentLog {
         })?;
         let stamp = self.stamp(replica, shard)?;
         record::put_other(&mut self.buffer, stamp, record);
+        Ok(())
+    }
+
+    /// See [`Log::trim`].
+    fn trim_to(&mut self, replica: ReplicaId, base: &BaseRecord) -> Result<(), Fatal> {
+        self.append_record(replica, base.shard, &LogRecord::Base(base.clone()))?;
+        let behind = self.header.number;
+        let anchors = self.shared.with_index(|index| Ok(index.anchors()))?;
+        for (replica, base, hard, paxos) in anchors {
+            let shard = base.shard;
+            self.append_record(replica, shard, &LogRecord::Base(base))?;
+            self.append_record(replica, shard, &LogRecord::Hard(hard))?;
+            if let Some(paxos) = paxos {
+                self.append_record(replica, shard, &LogRecord::Paxos(paxos))?;
+            }
+        }
+        self.write_out()?;
+        let first = self.shared.with_index(|index| Ok(index.first_segment()))?;
+        let mut obsolete = self.shared.obsolete.lock().unwrap_or_else(PoisonError::into_inner);
+        *obsolete = (*obsolete).max(first.map_or(behind, |first| behind.min(u64::from(first))));
         Ok(())
     }
 
@@ -294,6 +327,10 @@ impl Log for SegmentLog {
     fn sync(&mut self) -> Result<(), Fatal> {
         self.guarded(|log| if log.buffer.is_empty() { Ok(()) } else { log.write_out() })
     }
+
+    fn trim(&mut self, replica: ReplicaId, base: &BaseRecord) -> Result<(), Fatal> {
+        self.guarded(|log| log.trim_to(replica, base))
+    }
 }
 
 impl Shared {
@@ -322,6 +359,19 @@ impl Shared {
         let file = self.disk.open(&path).map_err(|e| Fatal::new(doing(), e))?;
         self.opened(segment, &file);
         Ok(file)
+    }
+
+    /// The oldest first, each durably, so that a crash leaves a log without a hole.
+    fn remove_obsolete(&self) -> Result<usize, Fatal> {
+        let before = *self.obsolete.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removed = 0;
+        for (number, path) in segment_files(&*self.disk, &self.dir)?.into_iter().filter(|(n, _)| *n < before) {
+            self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&(number as u32));
+            let gone = self.disk.remove(&path).and_then(|()| self.disk.sync_dir(&self.dir));
+            gone.map_err(|e| Fatal::new(format!("remove log segment {}", path.display()), e))?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     fn unreadable(&self, segment: u32, cause: std::io::Error) -> Fatal {
@@ -408,30 +458,44 @@ impl LogReader for SegmentReader {
     fn term(&self, shard: ShardId, index: Index) -> Result<Option<Term>, Fatal> {
         Ok(self.shared.read_index().get(shard).and_then(|r| r.term(index)))
     }
+
+    fn bytes_after(&self, shard: ShardId, index: Index) -> u64 {
+        self.shared.read_index().bytes_after(shard, index, self.shared.segment_bytes)
+    }
+
+    fn remove_obsolete(&self) -> Result<usize, Fatal> {
+        self.shared.remove_obsolete()
+    }
 }
 
 /// Takes a record found on disk into the index.
 fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
     let Stamp { shard, replica, .. } = found.raw.stamp;
     let said = found.raw.decode().map_err(Objection::Fatal)?;
+    let location =
+        Location { segment: found.segment as u32, offset: found.offset as u32, bytes: found.raw.bytes() as u32 };
+    index.ends(location);
     let done = match said {
-        Decoded::Entry { index: at, term } => {
-            let location = Location {
-                segment: found.segment as u32,
-                offset: found.offset as u32,
-                bytes: found.raw.bytes() as u32,
-            };
-            index.replica(shard, replica).and_then(|r| r.push(at, term, location))
-        }
-        Decoded::Paxos(paxos) => index.replica(shard, replica).map(|r| r.paxos(paxos)),
-        Decoded::Hard(hard) => index.replica(shard, replica).map(|r| r.hard(hard)),
-        Decoded::Truncate(from) => index.replica(shard, replica).and_then(|r| r.truncate(from)),
+        Decoded::Entry { index: at, term } => index.found(shard, replica).and_then(|r| r.push(at, term, location)),
+        Decoded::Paxos(paxos) => index.found(shard, replica).map(|r| r.paxos(paxos)),
+        Decoded::Hard(hard) => index.found(shard, replica).map(|r| r.hard(hard)),
+        Decoded::Truncate(from) => index.found(shard, replica).and_then(|r| r.truncate(from)),
         Decoded::Base(base) => {
             index.base(replica, &base);
             Ok(())
         }
     };
     done.map_err(|e| Objection::Contradiction(e.cause.to_string()))
+}
+
+/// A log whose records follow each other is still not whole if a replica's beginning is not in it.
+fn complete(index: &LogIndex, found: &mut Inspection) {
+    if found.damage.is_none()
+        && let (Some((shard, replica)), Some(first)) = (index.without_base(), found.segments.first())
+    {
+        let what = format!("the base record of replica {replica} of {shard}");
+        found.damage = Some(format!("records are missing before segment {}: {what}", first.number));
+    }
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {

@@ -63,7 +63,7 @@ impl Machine {
             p = Progress { started_ms: now_ms, ..Progress::default() };
         }
         let horizon = Timestamp::new(now_ms.saturating_sub(HORIZON_MS_DEFAULT), 0).min(self.state.timestamp);
-        let horizon = horizon.max(mvcc::horizon(&*self.tree)?);
+        let horizon = horizon.min(self.captures.floor()).max(mvcc::horizon(&*self.tree)?);
         let done = self.walk(&mut p, horizon, budget);
         self.collecting = p;
         if done.is_err() {

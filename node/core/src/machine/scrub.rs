@@ -33,7 +33,7 @@ impl Machine {
             expected: expected.collect(),
             computed: BTreeMap::new(),
             // Catalog, then data.
-            rest: KeyRange { start: keys::catalog_range().start, end: Some(keys::history_range().start) },
+            rest: keys::rows_range(),
         }
     }
 }

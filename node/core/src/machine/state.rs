@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, Epoch, Hash, Index, ReplicaId, TableId, Term, Timestamp, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Hash, Index, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId};
 use quorate_shared::limits::DEDUPE_WINDOW;
 
 use crate::engine::{KeyRange, Tree};
@@ -54,7 +54,17 @@ impl Digest {
         Bytes::from(self.0.map(u64::to_le_bytes).concat())
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The sum, for formats that store it as numbers.
+    pub fn lanes_sum(&self) -> [u64; 4] {
+        self.0
+    }
+
+    /// From such a sum.
+    pub fn from_lanes(lanes: [u64; 4]) -> Self {
+        Self(lanes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (lanes, rest) = bytes.as_chunks::<8>();
         let lanes: [[u8; 8]; 4] = lanes.try_into().ok()?;
         rest.is_empty().then(|| Self(lanes.map(u64::from_le_bytes)))
@@ -208,6 +218,19 @@ impl MachineState {
         Ok(state)
     }
 
+    /// The point it is at, as the base of a log that goes on from here.
+    pub fn base(&self, shard: ShardId) -> BaseRecord {
+        BaseRecord {
+            shard,
+            index: self.index,
+            term: self.term,
+            chain: self.chain,
+            voters: self.voters.clone(),
+            epoch: self.epoch,
+            timestamp: self.timestamp,
+        }
+    }
+
     /// What is known of a write.
     pub fn known(&self, tree: &dyn Tree, write: WriteId) -> Result<Known, Fatal> {
         let Some(client) = self.clients.get(&write.client) else { return Ok(Known::NoClient) };
@@ -244,7 +267,7 @@ impl MachineState {
         slot_key(client, result.seq)
     }
 
-    pub(super) fn encode_applied(&self) -> Bytes {
+    pub(crate) fn encode_applied(&self) -> Bytes {
         let mut out = Vec::with_capacity(96);
         out.push(FORMAT);
         put_u64(&mut out, self.index.get());
@@ -258,7 +281,7 @@ impl MachineState {
         Bytes::from(out)
     }
 
-    fn decode_applied(bytes: &Bytes) -> Result<Self, Fatal> {
+    pub(crate) fn decode_applied(bytes: &Bytes) -> Result<Self, Fatal> {
         let read = || -> Result<Self, Malformed> {
             let mut r = Reader::new(bytes);
             if r.u8()? != FORMAT {

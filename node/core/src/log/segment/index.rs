@@ -8,6 +8,7 @@ use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 
 use crate::error::Fatal;
 use crate::log::{BaseRecord, HardState, LogBounds, LogEntry, PaxosState};
+use crate::machine::MachineState;
 
 /// Newest entries kept in memory, per shard.
 const CACHE_BYTES: usize = 4 << 20;
@@ -27,12 +28,27 @@ pub struct Location {
 #[derive(Default)]
 pub struct LogIndex {
     shards: BTreeMap<ShardId, ReplicaIndex>,
+    /// Where the last record is.
+    end: Option<Location>,
+}
+
+/// What is known of a replica's beginning. In a log that was trimmed the records before it are gone, and what is left may
+/// begin with a base record that a later one has replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Its base record was met, and what follows it.
+    Certain,
+    /// A base record was met, and no entry yet.
+    Likely,
+    /// The base record must still come.
+    Missing,
 }
 
 /// One replica's entries.
 pub struct ReplicaIndex {
     replica: ReplicaId,
     base: BaseRecord,
+    origin: Origin,
     hard: HardState,
     paxos: Option<PaxosState>,
     locations: VecDeque<Location>,
@@ -63,12 +79,50 @@ impl LogIndex {
             .ok_or_else(|| refused(format!("replica {replica} of {shard} has no base record")))
     }
 
+    /// That replica of a shard, as records on disk tell of it.
+    pub fn found(&mut self, shard: ShardId, replica: ReplicaId) -> Result<&mut ReplicaIndex, Fatal> {
+        let known = self.shards.entry(shard).or_insert_with(|| ReplicaIndex::provisional(shard, replica));
+        if known.origin == Origin::Missing && known.replica != replica {
+            *known = ReplicaIndex::provisional(shard, replica);
+        }
+        self.replica(shard, replica)
+    }
+
+    /// A replica whose base record never came.
+    pub fn without_base(&self) -> Option<(ShardId, ReplicaId)> {
+        self.shards.iter().find(|(_, r)| r.origin == Origin::Missing).map(|(shard, r)| (*shard, r.replica))
+    }
+
     /// A base record: a replica begins, or what is before it is dropped.
     pub fn base(&mut self, replica: ReplicaId, base: &BaseRecord) {
         match self.shards.get_mut(&base.shard).filter(|r| r.replica == replica) {
             Some(existing) => existing.rebase(base),
             None => drop(self.shards.insert(base.shard, ReplicaIndex::new(replica, base))),
         }
+    }
+
+    /// A record was put there.
+    pub fn ends(&mut self, end: Location) {
+        self.end = Some(end);
+    }
+
+    /// What a log has to say of every replica so that everything before it but their entries can go.
+    pub fn anchors(&self) -> Vec<(ReplicaId, BaseRecord, HardState, Option<PaxosState>)> {
+        self.shards.values().map(|r| (r.replica, r.base.clone(), r.hard, r.paxos)).collect()
+    }
+
+    /// The first segment that has an entry.
+    pub fn first_segment(&self) -> Option<u32> {
+        self.shards.values().filter_map(|r| r.locations.front()).map(|l| l.segment).min()
+    }
+
+    /// Bytes of disk from the entry behind an index to the end, with segments of a size.
+    pub fn bytes_after(&self, shard: ShardId, index: Index, segment_bytes: u64) -> u64 {
+        let Some(r) = self.shards.get(&shard) else { return 0 };
+        let from = r.location(index.next()).or_else(|| r.locations.front().copied().filter(|_| index < r.last()));
+        let (Some(from), Some(end)) = (from, self.end) else { return 0 };
+        let at = |l: Location, more: u32| u64::from(l.segment) * segment_bytes + u64::from(l.offset) + u64::from(more);
+        at(end, end.bytes).saturating_sub(at(from, 0))
     }
 
     /// Everything appended so far is in a file.
@@ -81,10 +135,16 @@ impl LogIndex {
 }
 
 impl ReplicaIndex {
+    fn provisional(shard: ShardId, replica: ReplicaId) -> Self {
+        let base = MachineState::default().base(shard);
+        Self { origin: Origin::Missing, ..Self::new(replica, &base) }
+    }
+
     fn new(replica: ReplicaId, base: &BaseRecord) -> Self {
         Self {
             replica,
             base: base.clone(),
+            origin: Origin::Certain,
             hard: HardState::default(),
             paxos: None,
             locations: VecDeque::new(),
@@ -130,6 +190,14 @@ impl ReplicaIndex {
 
     /// An entry that follows the last.
     pub fn push(&mut self, index: Index, term: Term, location: Location) -> Result<(), Fatal> {
+        if self.origin != Origin::Certain && self.locations.is_empty() {
+            if self.origin == Origin::Likely && index == self.last().next() {
+                self.origin = Origin::Certain;
+            } else {
+                self.origin = Origin::Missing;
+                self.base.index = Index::new(index.get().saturating_sub(1));
+            }
+        }
         if index != self.last().next() {
             return Err(refused(format!("entry {index} does not follow {}", self.last())));
         }
@@ -149,6 +217,11 @@ impl ReplicaIndex {
 
     /// Everything from here on is gone.
     pub fn truncate(&mut self, from: Index) -> Result<(), Fatal> {
+        if self.origin == Origin::Missing && from <= self.base.index {
+            let (hard, paxos) = (self.hard, self.paxos);
+            *self = Self { hard, paxos, ..Self::provisional(self.base.shard, self.replica) };
+            return Ok(());
+        }
         if from <= self.base.index {
             return Err(refused(format!("cutting from {from} would remove the base {}", self.base.index)));
         }
@@ -166,6 +239,15 @@ impl ReplicaIndex {
     }
 
     fn rebase(&mut self, base: &BaseRecord) {
+        if self.origin == Origin::Missing && !self.locations.is_empty() && base.index < self.base.index {
+            // Of before the trim that took what is missing in between.
+            return;
+        }
+        let origin = match self.origin {
+            Origin::Certain => Origin::Certain,
+            _ if base.index < self.last() => Origin::Certain,
+            _ => Origin::Likely,
+        };
         let keep = self.last() > base.index && base.index >= self.base.index;
         if keep {
             for _ in self.base.index.get()..base.index.get() {
@@ -186,6 +268,7 @@ impl ReplicaIndex {
             let (hard, paxos) = (self.hard, self.paxos);
             *self = Self { hard, paxos, ..Self::new(self.replica, base) };
         }
+        self.origin = origin;
     }
 
     fn trim_cache(&mut self) {

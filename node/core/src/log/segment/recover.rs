@@ -99,7 +99,11 @@ pub fn inspect(
                 return Ok(found);
             }
         };
-        if header.number != *number || header.first_lsn != found.next_lsn || (i == 0 && *number != 1) {
+        if i == 0 && *number > 1 {
+            // Those before it may have been trimmed away; whether they had been needed is found out by what follows.
+            found.next_lsn = header.first_lsn;
+        }
+        if header.number != *number || header.first_lsn != found.next_lsn {
             found.damage = Some(format!("records are missing before segment {number}"));
             return Ok(found);
         }

@@ -371,3 +371,103 @@ proptest! {
         }
     }
 }
+
+fn base_at(shard: ShardId, index: u64, term: u64) -> BaseRecord {
+    let LogRecord::Base(b) = base(shard) else { unreachable!() };
+    BaseRecord { index: Index::new(index), term: Term::new(term), ..b }
+}
+
+/// Two replicas over many segments; that of s0 has only an entry at the very beginning.
+fn long(dir: &Path) -> (SegmentLog, Arc<SegmentReader>) {
+    let (mut log, reader, _) = open(dir);
+    log.append(R, S0, &[base(S0), hard(2, 1), entries(1..2, 1, 10)]).unwrap();
+    log.append(R, S1, &[base(S1), hard(3, 0)]).unwrap();
+    for i in 1..60 {
+        log.append(R, S1, &[entries(i..i + 1, 3, 1000)]).unwrap();
+        log.sync().unwrap();
+    }
+    (log, reader)
+}
+
+#[test]
+fn trimming_removes_whole_segments_and_the_rest_opens() {
+    let dir = directory();
+    let (mut log, reader) = long(dir.path());
+    let segments = || segment_files(&RealDisk, dir.path()).unwrap();
+    let before = segments().len();
+    let held = reader.bytes_after(S1, Index::new(0));
+    assert!(held > 59_000 && held < 59_000 + 8 * SMALL, "{held}");
+    assert!(reader.bytes_after(S1, Index::new(58)) < SMALL);
+    assert_eq!(reader.bytes_after(S1, Index::new(59)), 0);
+    // The entry of s0 keeps everything.
+    log.trim(R, &base_at(S1, 40, 3)).unwrap();
+    assert_eq!(reader.remove_obsolete().unwrap(), 0);
+    assert_eq!(reader.bounds(S1).unwrap().base.index, Index::new(40));
+    log.trim(R, &base_at(S0, 1, 1)).unwrap();
+    let removed = reader.remove_obsolete().unwrap();
+    assert!(removed >= 4 && removed < before, "{removed} of {before}");
+    assert_eq!(reader.remove_obsolete().unwrap(), 0);
+    assert!(segments()[0].0 > 1);
+    let (s0, s1) = (reader.bounds(S0), reader.bounds(S1));
+    assert_eq!(all(&*reader, S1).len(), 19);
+    assert!(reader.entries(S1, Index::new(40), Index::new(42), 99).is_err(), "refused, not misread");
+    log.append(R, S1, &[entries(60..62, 3, 10)]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    {
+        let (mut log, reader, report) = open(dir.path());
+        assert!(report.lost.is_none() && report.torn.is_none(), "{report:?}");
+        assert_eq!(reader.bounds(S0), s0);
+        assert_eq!(reader.bounds(S1).map(|b| (b.base, b.hard)), s1.clone().map(|b| (b.base, b.hard)));
+        assert_eq!(all(&*reader, S1).len(), 21);
+        assert_eq!(reader.term(S1, Index::new(40)).unwrap(), Some(Term::new(3)));
+        assert_eq!(reader.term(S1, Index::new(39)).unwrap(), None);
+        assert_eq!(verify(dir.path()).unwrap().damage, None);
+        // A replica that arrived by snapshot begins behind everything that is there.
+        log.trim(R, &base_at(S1, 61, 3)).unwrap();
+        assert!(reader.remove_obsolete().unwrap() > 0);
+        drop(log);
+        let (_, reader, report) = open(dir.path());
+        assert!(report.lost.is_none(), "{report:?}");
+        assert_eq!((reader.bounds(S1).unwrap().last.get(), all(&*reader, S1).len()), (61, 0));
+    }
+}
+
+#[test]
+fn a_trimmed_log_without_its_first_segment_is_damaged() {
+    let dir = directory();
+    let (mut log, reader) = long(dir.path());
+    log.trim(R, &base_at(S0, 1, 1)).unwrap();
+    log.trim(R, &base_at(S1, 40, 3)).unwrap();
+    assert!(reader.remove_obsolete().unwrap() > 0);
+    drop(log);
+    let files = segment_files(&RealDisk, dir.path()).unwrap();
+    fs::remove_file(&files[0].1).unwrap();
+    assert!(verify(dir.path()).unwrap().damage.is_some());
+    let (_, reader, report) = open(dir.path());
+    assert!(report.lost.is_some());
+    assert_eq!(reader.bounds(S1), None);
+}
+
+#[test]
+fn an_interrupted_removal_leaves_a_log_that_opens() {
+    let dir = directory();
+    let (mut log, reader) = long(dir.path());
+    log.trim(R, &base_at(S0, 1, 1)).unwrap();
+    log.trim(R, &base_at(S1, 40, 3)).unwrap();
+    let expected = (reader.bounds(S0), reader.bounds(S1), all(&*reader, S1));
+    drop(log);
+    // Any number of segments may be gone when it stops.
+    loop {
+        let (log, reader, report) = open(dir.path());
+        assert!(report.lost.is_none(), "{report:?}");
+        assert_eq!((reader.bounds(S0), reader.bounds(S1), all(&*reader, S1)), expected);
+        let first = reader.shared.read_index().first_segment().unwrap();
+        let files = segment_files(&RealDisk, dir.path()).unwrap();
+        drop(log);
+        if files[0].0 >= u64::from(first) {
+            break;
+        }
+        fs::remove_file(&files[0].1).unwrap();
+    }
+}
