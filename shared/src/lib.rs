@@ -1,9 +1,10 @@
 //! What every Quorate program shares: ids, values, limits, the wire, the cluster's picture, and (feature `client`) the client.
 //!
 //! Invariants: without default features nothing here needs tokio, so that `node/core` stays free of it. Only
-//! [`wire`], [`status`] and the values inside them are serialized; their bytes are fixed by golden tests.
+//! [`wire`], [`status`], [`anchor`] and the values inside them are serialized; their bytes are fixed by golden tests.
 
 pub mod admin;
+pub mod anchor;
 pub mod error;
 pub mod ids;
 pub mod limits;

@@ -7,8 +7,7 @@
 //! From below: [`keys`], [`row`] and [`entry`] are formats; [`engine`] and [`log`] store bytes; [`mvcc`] reads versions;
 //! [`machine`] applies committed entries; [`sequencer`] turns proposals into entries; [`replica`] orders entries;
 //! [`shard`] holds them together as one function `step(now, input) -> effects`; [`snapshot`] is a shard's state at an index
-//! in a file; [`ship`] serves committed entries to
-//! whoever pulls them.
+//! in a file; [`ship`] serves committed entries to whoever pulls them; [`verify`] proves what is stored.
 
 pub mod catalog;
 pub mod disk;
@@ -31,3 +30,4 @@ pub mod ship;
 mod sim;
 pub mod snapshot;
 pub mod table;
+pub mod verify;

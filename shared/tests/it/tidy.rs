@@ -69,6 +69,7 @@ fn each_outside_library_stays_in_its_place() {
         ("axum", &["node/src/serve/http"]),
         ("ratatui", &["shell/src/tui"]),
         ("rustyline", &["shell/src/repl"]),
+        ("ed25519_dalek", &["shared/src/anchor.rs"]),
     ];
     let mut found = Vec::new();
     for (name, text) in sources() {

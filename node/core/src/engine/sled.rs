@@ -14,6 +14,7 @@
 //! Value: crc32c u32 (of key, tag and the rest), tag u8, then the value, or version u64, length u32 and chunks u32 of an
 //! overflow. Chunk: crc32c u32 (of key and bytes), bytes.
 
+mod seal;
 pub mod trust;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,6 +77,13 @@ impl SledEngine {
         let engine = Self { db, dir: dir.to_owned(), failed };
         engine.assert_no_blobs()?;
         Ok(engine)
+    }
+
+    /// The names of all trees.
+    pub fn tree_names(&self) -> Vec<String> {
+        let names = self.db.tree_names();
+        let own = |name: &sled::IVec| name.as_ref() != b"__sled__default";
+        names.iter().filter(|n| own(n)).map(|n| String::from_utf8_lossy(n).into_owned()).collect()
     }
 
     fn assert_no_blobs(&self) -> Result<(), Fatal> {

@@ -119,6 +119,32 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Fatal> {
     Ok(found)
 }
 
+/// Opens a log for reading only, as it is: nothing is cut, moved or made. Its entries are read from the files, never from
+/// memory, up to the first damage. `pace` is told of the bytes of every record, and may take its time.
+pub fn open_read_only(dir: &Path, mut pace: impl FnMut(usize)) -> Result<(SegmentReader, Inspection), Fatal> {
+    let mut index = LogIndex::default();
+    let disk = RealDisk::shared();
+    let found = inspect(&*disk, &segment_files(&*disk, dir)?, |found| {
+        pace(found.raw.bytes());
+        take(&mut index, &found)
+    })?;
+    let shared = Shared { disk, dir: dir.to_owned(), index: RwLock::new(index), files: Mutex::new(BTreeMap::new()) };
+    Ok((SegmentReader { shared: Arc::new(shared) }, found))
+}
+
+impl SegmentReader {
+    /// The shards it has replicas of, each with the replica's id.
+    pub fn replicas(&self) -> Vec<(ShardId, ReplicaId)> {
+        self.shared.read_index().replicas().collect()
+    }
+
+    /// In which segment and where an entry is.
+    pub fn place(&self, shard: ShardId, index: Index) -> Option<(PathBuf, u64)> {
+        let location = self.shared.read_index().get(shard)?.location(index)?;
+        Some((segment_path(&self.shared.dir, u64::from(location.segment)), u64::from(location.offset)))
+    }
+}
+
 impl SegmentLog {
     /// Opens the log in a directory, making it if it is not there.
     pub fn open(dir: &Path) -> Result<(Self, Arc<SegmentReader>, OpenReport), Fatal> {

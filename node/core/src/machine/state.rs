@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_shared::ids::{ClientId, Epoch, Hash, Index, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId};
 use quorate_shared::limits::DEDUPE_WINDOW;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::{KeyRange, Tree};
 use crate::entry::codec::{Malformed, Reader, put_i64, put_u64};
@@ -19,7 +20,7 @@ use crate::table::TableDef;
 const FORMAT: u8 = 1;
 
 /// An order-independent sum over BLAKE3(key ‖ version ‖ row) of what is current.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Digest([u64; 4]);
 
 impl Digest {

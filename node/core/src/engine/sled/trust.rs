@@ -6,6 +6,8 @@
 //! other case, also after an error of the engine, its directory is moved aside and the replicas are rebuilt from base
 //! and log.
 //!
+//! What is closed cleanly is also sealed, see [`seal`].
+//!
 //! The mark is one small file beside the directory, replaced whole: `quorate engine 1`, `boot <id>`, `state
 //! <open|clean|failed reason>`.
 
@@ -13,7 +15,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::SledEngine;
+pub use super::seal::Broken;
+use super::{SledEngine, seal};
 use crate::engine::Engine;
 use crate::error::Fatal;
 
@@ -56,6 +59,7 @@ pub fn open_trusted(data: &Path, boot: &str, cache_bytes: u64) -> Result<Opened,
     }
     let unclean = dir.exists() && !matches!(read_mark(data)?, Some((_, State::Clean)));
     write_mark(data, boot, &State::Open)?;
+    seal::remove(data).map_err(|e| Fatal::new("remove the engine's seal", e))?;
     let engine = match SledEngine::open(&dir, cache_bytes) {
         Ok(engine) => engine,
         Err(e) if rebuilt.is_none() && dir.exists() => {
@@ -74,12 +78,41 @@ pub fn close(data: &Path, boot: &str, engine: SledEngine) -> Result<(), Fatal> {
     drop(engine);
     let dir = data.join(DIRECTORY);
     sync_all(&dir).map_err(|e| Fatal::new(format!("sync {}", dir.display()), e))?;
+    seal::write(data, &dir).map_err(|e| Fatal::new(format!("seal {}", dir.display()), e))?;
     write_mark(data, boot, &State::Clean)
 }
 
 /// Notes that the engine failed: the next start rebuilds it.
 pub fn distrust(data: &Path, boot: &str, reason: &str) -> Result<(), Fatal> {
     write_mark(data, boot, &State::Failed(reason.replace('\n', " ")))
+}
+
+/// Whether everything was closed cleanly, the log included, and nothing has been opened since.
+pub fn is_closed(data: &Path) -> bool {
+    matches!(read_mark(data), Ok(Some((_, State::Clean))))
+}
+
+/// Why the engine is to be rebuilt at the next start, if that was noted.
+pub fn distrusted(data: &Path) -> Option<String> {
+    match read_mark(data) {
+        Ok(Some((_, State::Failed(why)))) => Some(why),
+        _ => None,
+    }
+}
+
+/// Files of a cleanly closed engine that are not as they were.
+pub fn check_seal(data: &Path) -> Vec<Broken> {
+    match is_closed(data) {
+        true => seal::check(data, &data.join(DIRECTORY), u64::MAX),
+        false => Vec::new(),
+    }
+}
+
+/// The first broken file of a small engine. A broken seal alone does not count: what it was for may be whole.
+fn broken_seal(data: &Path, dir: &Path) -> Option<String> {
+    let broken = seal::check(data, dir, seal::OPEN_BYTES_MAX).into_iter().find(|b| dir.join(&b.file).exists())?;
+    let at = broken.offset.map(|at| format!(" at byte {at}")).unwrap_or_default();
+    Some(format!("{}: {}{at}", broken.what, broken.file))
 }
 
 /// Why the engine's files must not be used; `None` if they may or if there are none and never were.
@@ -91,7 +124,7 @@ fn judge(data: &Path, boot: &str) -> Result<Option<String>, Fatal> {
         (false, Some(_)) => Some("its files are missing".into()),
         (true, None) => Some("it has no mark of the boot that wrote it".into()),
         (true, Some((_, State::Failed(why)))) => Some(format!("it failed: {why}")),
-        (true, Some((_, State::Clean))) => None,
+        (true, Some((_, State::Clean))) => broken_seal(data, &dir),
         (true, Some((written, State::Open))) if written == boot => None,
         (true, Some(_)) => Some("it was not closed before the machine was restarted".into()),
     })

@@ -71,6 +71,11 @@ impl LogIndex {
         self.shards.get(&shard)
     }
 
+    /// Every replica's shard and id.
+    pub fn replicas(&self) -> impl Iterator<Item = (ShardId, ReplicaId)> {
+        self.shards.iter().map(|(shard, r)| (*shard, r.replica))
+    }
+
     /// That replica of a shard, or an error if it has no base record.
     pub fn replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<&mut ReplicaIndex, Fatal> {
         self.shards

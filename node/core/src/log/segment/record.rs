@@ -19,6 +19,8 @@ use crate::log::{BaseRecord, HardState, LogEntry, LogRecord, PaxosState, Payload
 pub const FORMAT: u32 = 1;
 /// Bytes of a segment's header.
 pub const HEADER_BYTES: usize = 64;
+/// Bytes of it that say something; the rest is zero and means nothing.
+pub const HEADER_USED: usize = 40;
 /// Bytes of a record before its payload.
 pub const RECORD_HEAD: usize = 46;
 /// Bytes of an entry's payload before the entry's own.

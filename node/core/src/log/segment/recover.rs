@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use quorate_shared::limits::SEGMENT_BYTES;
 
-use super::record::{HEADER_BYTES, HeaderError, RECORD_HEAD, Raw, SegmentHeader};
+use super::record::{HEADER_BYTES, HEADER_USED, HeaderError, RECORD_HEAD, Raw, SegmentHeader};
 use crate::disk::Disk;
 use crate::error::Fatal;
 
@@ -33,6 +33,10 @@ pub struct Inspection {
     pub torn: Option<Torn>,
     /// Bad bytes that had been durable: where and how.
     pub damage: Option<String>,
+    /// Segment and offset of the damage.
+    pub damaged_at: Option<(u64, u64)>,
+    /// Bytes that are not zero where nothing was ever written, each time with segment and offset. They change nothing.
+    pub stray: Vec<(u64, u64)>,
 }
 
 /// An interrupted write.
@@ -80,6 +84,7 @@ pub fn inspect(
 ) -> Result<Inspection, Fatal> {
     let mut found = Inspection { next_lsn: 1, ..Inspection::default() };
     for (i, (number, path)) in files.iter().enumerate() {
+        found.damaged_at = Some((*number, 0));
         let doing = || format!("read log segment {}", path.display());
         let file = disk.open(path).map_err(|e| Fatal::new(doing(), e))?;
         let len = file.len().map_err(|e| Fatal::new(doing(), e))?;
@@ -114,11 +119,15 @@ pub fn inspect(
             return Ok(found);
         }
         found.segments.push(header);
+        if let Some(at) = bytes[HEADER_USED..HEADER_BYTES].iter().position(|&b| b != 0) {
+            found.stray.push((*number, (HEADER_USED + at) as u64));
+        }
         let end = match read_records(&bytes, header, &mut found, &mut each) {
             Ok(end) => end,
             Err(Objection::Fatal(e)) => return Err(e),
             Err(Objection::Contradiction(what)) => {
                 found.damage = Some(format!("in segment {number}: {what}"));
+                found.damaged_at = Some((*number, found.end));
                 return Ok(found);
             }
         };
@@ -128,14 +137,18 @@ pub fn inspect(
         let next = files.get(i + 1).and_then(|(_, next)| first_lsn(disk, next));
         // A later segment that continues right here proves that nothing of value is in these bytes.
         if next == Some(found.next_lsn) {
+            let first = rest.iter().position(|&b| b != 0).unwrap_or(used);
+            found.stray.push((*number, (end + first) as u64));
             continue;
         }
         if next.is_some() || i + 1 < files.len() || durable_behind(rest, header.salt, found.next_lsn) {
             found.damage = Some(format!("segment {number} is damaged at offset {end}"));
+            found.damaged_at = Some((*number, end as u64));
             return Ok(found);
         }
         found.torn = Some(Torn { segment: *number, offset: end as u64, bytes: used as u64 + 1 });
     }
+    found.damaged_at = None;
     Ok(found)
 }
 
@@ -158,6 +171,7 @@ fn read_records(
         if raw.stamp.lsn != found.next_lsn {
             break;
         }
+        found.end = at as u64;
         each(Found { segment: header.number, offset: at as u64, raw })?;
         at += raw.bytes();
         found.next_lsn += 1;
