@@ -6,6 +6,7 @@
 //!
 //! Left out: history. When a problem began is known as far back as this node has seen it.
 
+pub mod actions;
 mod problems;
 
 use std::collections::{BTreeMap, BTreeSet};

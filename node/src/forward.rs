@@ -14,15 +14,18 @@ use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
 use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_core::shard::Input;
+use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Token};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::admin::actions::Runner;
 use crate::driver::Driver;
 use crate::driver::view::ShardView;
-use crate::peers::message::{Ask, Reply};
+use crate::peers::message::{Ask, Leading, Reply};
 use crate::peers::{AskError, Peers};
 use crate::report::NodeState;
 use crate::router::{Identity, ProposeError, ReadPoint, Router};
@@ -71,6 +74,7 @@ pub struct Forwarder {
     rounds: Mutex<BTreeMap<ShardId, Rounds>>,
     confirmed: Mutex<BTreeMap<ShardId, Confirmed>>,
     picture: OnceLock<PictureTaker>,
+    runner: OnceLock<Arc<Runner>>,
     /// Nodes heard of otherwise than by the catalog.
     heard_of: Mutex<Vec<NodeAddress>>,
 }
@@ -99,6 +103,7 @@ impl Forwarder {
             rounds: Mutex::default(),
             confirmed: Mutex::default(),
             picture: OnceLock::new(),
+            runner: OnceLock::new(),
             heard_of: Mutex::default(),
         })
     }
@@ -120,6 +125,32 @@ impl Forwarder {
     pub fn set_picture(&self, taker: PictureTaker) {
         // Set once, by the assembly.
         let _ = self.picture.set(taker);
+    }
+
+    /// Who runs actions on the cluster.
+    pub fn set_runner(&self, runner: Arc<Runner>) {
+        // Set once, by the assembly.
+        let _ = self.runner.set(runner);
+    }
+
+    /// Asks the shard's leader on this node to hand leadership to another node's voter.
+    pub fn transfer(&self, shard: ShardId, to: NodeId) -> Result<(), WireError> {
+        let (driver, view) = self.view(shard)?;
+        if view.leader().node != Some(self.node) {
+            return Err(WireError::new(Code::Retry, format!("{} does not lead {shard}", self.node)));
+        }
+        let members = self.founding.get().map(|f| f.members.as_slice()).unwrap_or_default();
+        let Some(member) = members.iter().find(|m| m.node == to) else {
+            return Err(WireError::new(Code::Invalid, format!("{to} has no vote in {shard}")));
+        };
+        driver.input(shard, Input::Transfer { to: Some(member.replica) });
+        Ok(())
+    }
+
+    /// Who leads a shard, as known here.
+    pub fn leading(&self, shard: ShardId) -> Leading {
+        let leader = self.driver.get().and_then(|d| d.view(shard)).map(|view| view.leader()).unwrap_or_default();
+        Leading { term: leader.term, node: leader.node, ready: leader.ready }
     }
 
     /// How the node is.
@@ -545,5 +576,11 @@ impl Router for NodeRouter {
 
     fn nodes(&self) -> Vec<NodeAddress> {
         self.0.known()
+    }
+
+    fn act(&self, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {
+        if let Some(runner) = self.0.runner.get() {
+            runner.start(action, dry_run, events);
+        }
     }
 }

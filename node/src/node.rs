@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Admin;
+use crate::admin::actions::Runner;
 use crate::config::{Config, Role};
 use crate::driver::{Driver, Failure, Outgoing};
 use crate::forward::{Forwarder, NodeRouter};
@@ -249,10 +250,12 @@ fn assemble(
         voters: voters.keys().copied().collect(),
         forwarder: forwarder.clone(),
         reports: reports.clone(),
+        runner: Runner::new(config.node, forwarder.clone(), peers.clone(), reports.clone()),
         founding: std::sync::OnceLock::new(),
         server: std::sync::OnceLock::new(),
     });
     peers.attach(events.clone());
+    forwarder.set_runner(events.runner.clone());
     let tasks = TaskTracker::new();
     Ok(Parts { config: config.clone(), peers, forwarder, reports, events, tasks, stop_tasks, failures })
 }
@@ -536,6 +539,7 @@ struct Events {
     voters: Vec<NodeId>,
     forwarder: Arc<Forwarder>,
     reports: Arc<NodeReports>,
+    runner: Arc<Runner>,
     founding: std::sync::OnceLock<Arc<Founding>>,
     server: std::sync::OnceLock<Server>,
 }
@@ -557,6 +561,9 @@ impl Events {
             Ask::Report => self.report(id, &answers),
             Ask::Progress { shard, report } if report.node == from => driver.input(shard, Input::Report(report)),
             Ask::Progress { .. } | Ask::Here => {}
+            body @ (Ask::Transfer { .. } | Ask::Leader { .. } | Ask::Reserve { .. } | Ask::Release { .. }) => {
+                Response::send(&answers, id, self.runner.answer(from, &body));
+            }
         }
     }
 
@@ -588,6 +595,7 @@ impl PeerEvents for Events {
                     Response::send(answers, request.id, Reply::ReadIndex(Err(Rejected::NotLeader(None))));
                 }
                 (None, Ask::Progress { .. } | Ask::Here) => {}
+                (None, body) => Response::send(answers, request.id, self.runner.answer(from, body)),
             }
         }
     }

@@ -10,10 +10,12 @@ use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
 use quorate_core::mvcc::Snapshot;
 use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::WireError;
 use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, NodeId, ShardId};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
+use tokio::sync::mpsc;
 
 /// A snapshot and how old it may be.
 #[derive(Clone)]
@@ -75,4 +77,9 @@ pub trait Router: Send + Sync + 'static {
     async fn picture(&self) -> ClusterStatus;
     /// Every node known.
     fn nodes(&self) -> Vec<NodeAddress>;
+    /// Begins an action on the cluster, which goes on by itself; what it says goes to `events`, which it drops at its
+    /// end. A router without a cluster drops them at once.
+    fn act(&self, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {
+        drop((action, dry_run, events));
+    }
 }

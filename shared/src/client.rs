@@ -10,6 +10,7 @@
 //!
 //! Left out: several requests at once on one connection. Who wants that opens several clients.
 
+mod admin;
 mod cancel;
 mod link;
 mod result;
@@ -27,6 +28,7 @@ use crate::url::Address;
 use crate::value::Value;
 use crate::wire::{Done, NodeAddress, QueryOptions, Request, Response, SchemaInfo, Welcome};
 
+pub use admin::AdminEnd;
 pub use cancel::CancelHandle;
 pub use result::{Prepared, ResultSet, ResultStream, Watch};
 

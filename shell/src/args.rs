@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use quorate_shared::admin::AdminAction;
+use quorate_shared::ids::NodeId;
 use quorate_shared::wire::ReadLevel;
 
 use crate::bench::Workload;
@@ -107,6 +109,79 @@ pub enum Command {
     Bench(BenchArgs),
     /// Start a cluster with sample data on this machine and show it
     Demo(DemoArgs),
+    /// Change the cluster: a plan, steps, a verified outcome
+    Admin(AdminArgs),
+}
+
+/// `quorate admin`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct AdminArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: AdminCommand,
+    /// Only show what would be done and what stands against it
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Plan, steps and outcome as one JSON document
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do not ask before something dangerous
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+}
+
+/// What `quorate admin` can do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum AdminCommand {
+    /// Hand the leadership of every shard to another voter, planned
+    Switchover {
+        /// To this node [default: the voter that is furthest]
+        #[arg(long, value_name = "NODE", value_parser = node)]
+        to: Option<NodeId>,
+    },
+    /// Make a log-shipped replica a voter
+    AddVoter {
+        /// The replica, e.g. n4
+        #[arg(value_name = "NODE", value_parser = node)]
+        node: NodeId,
+    },
+    /// Make a voter a log-shipped replica
+    Demote {
+        /// The voter
+        #[arg(value_name = "NODE", value_parser = node)]
+        node: NodeId,
+    },
+    /// Take a node, also a dead one, out of the cluster
+    Remove {
+        /// The node
+        #[arg(value_name = "NODE", value_parser = node)]
+        node: NodeId,
+    },
+    /// Make the node connected to the first voter of a new, fenced epoch (-h NODE)
+    Promote {
+        /// Go on although acknowledged writes may be lost
+        #[arg(long)]
+        accept_loss: bool,
+    },
+}
+
+impl AdminCommand {
+    /// As the wire has it.
+    pub fn action(&self) -> AdminAction {
+        match *self {
+            AdminCommand::Switchover { to } => AdminAction::Switchover { to },
+            AdminCommand::AddVoter { node } => AdminAction::AddVoter { node },
+            AdminCommand::Demote { node } => AdminAction::DemoteVoter { node },
+            AdminCommand::Remove { node } => AdminAction::RemoveNode { node },
+            AdminCommand::Promote { accept_loss } => AdminAction::Promote { accept_loss },
+        }
+    }
+}
+
+/// `n4` or `4`.
+pub fn node(text: &str) -> Result<NodeId, String> {
+    let number = text.strip_prefix(['n', 'N']).unwrap_or(text);
+    number.parse().map(NodeId::new).map_err(|_| format!("'{text}' is not a node such as n4"))
 }
 
 /// `quorate status`.
@@ -409,6 +484,16 @@ mod tests {
         assert_eq!(code, 3);
         let (_, code) = mistake(&["-d", "status", "--nope"]);
         assert_eq!(code, 2);
+    }
+
+    #[test]
+    fn actions_name_their_nodes() {
+        let args = run(&["-h", "a", "admin", "switchover", "--to", "n2", "--dry-run"]);
+        let Some(Command::Admin(admin)) = args.command else { panic!("an action") };
+        assert!(admin.dry_run && !admin.json);
+        assert_eq!(admin.action.action(), AdminAction::Switchover { to: Some(NodeId::new(2)) });
+        let (text, code) = mistake(&["admin", "remove", "here"]);
+        assert!(text.contains("'here' is not a node such as n4") && code == 2, "{text}");
     }
 
     #[test]

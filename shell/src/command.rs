@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_shared::admin::AdminAction;
+use quorate_shared::ids::NodeId;
+
 use crate::args::{self, Format};
 
 /// A command, understood.
@@ -76,6 +79,13 @@ pub enum Command {
     Echo(String),
     /// `\! COMMAND`
     System(String),
+    /// `\switchover`, `\add-voter`, …: change the cluster.
+    Admin {
+        /// What is to be done.
+        action: AdminAction,
+        /// Only show the plan.
+        dry_run: bool,
+    },
 }
 
 /// When a table stands up.
@@ -153,6 +163,19 @@ commands! {
         Complete::Database, false, |l| Ok(Command::Connect(l.words()?));
     "conninfo", "", "show the connection", Complete::None, false, |_| Ok(Command::ConnectionInfo);
     "status", "", "show how the cluster is", Complete::None, false, |_| Ok(Command::Status);
+    "switchover", "[NODE] [dry-run]", "hand the leadership of every shard to another voter", Complete::None, false,
+        |l| l.action(|node, _| Ok(AdminAction::Switchover { to: node }));
+    "add-voter", "NODE [dry-run]", "make a log-shipped replica a voter", Complete::None, false,
+        |l| l.action(|node, _| Ok(AdminAction::AddVoter { node: which(node)? }));
+    "demote", "NODE [dry-run]", "make a voter a log-shipped replica", Complete::None, false,
+        |l| l.action(|node, _| Ok(AdminAction::DemoteVoter { node: which(node)? }));
+    "remove", "NODE [dry-run]", "take a node, also a dead one, out of the cluster", Complete::None, false,
+        |l| l.action(|node, _| Ok(AdminAction::RemoveNode { node: which(node)? }));
+    "promote", "[accept-loss] [dry-run]", "make this node the first voter of a new epoch", Complete::None, false,
+        |l| l.action(|node, accept_loss| match node {
+            None => Ok(AdminAction::Promote { accept_loss }),
+            Some(_) => Err("it promotes the node of this session; connect to the one that is meant".to_owned()),
+        });
     "l" "list", "", "list databases", Complete::None, false, |_| Ok(Command::Databases);
     "d", "[NAME]", "list tables and views, or describe one", Complete::Table, false, |l| Ok(Command::Describe(l.one()?));
     "dt", "", "list tables", Complete::None, false, |_| Ok(Command::Tables);
@@ -248,6 +271,23 @@ impl Line<'_> {
         }
     }
 
+    /// A node and the words `dry-run` and `accept-loss`, in any order.
+    fn action(
+        &self,
+        make: impl FnOnce(Option<NodeId>, bool) -> Result<AdminAction, String>,
+    ) -> Result<Command, String> {
+        let (mut node, mut dry_run, mut accept_loss) = (None, false, false);
+        for word in self.words()? {
+            match word.trim_start_matches("--") {
+                "dry-run" => dry_run = true,
+                "accept-loss" => accept_loss = true,
+                _ if node.is_none() => node = Some(args::node(&word)?),
+                _ => return Err(format!("'{word}' is too much")),
+            }
+        }
+        make(node, accept_loss).map(|action| Command::Admin { action, dry_run })
+    }
+
     fn on_off(&self) -> Result<Option<bool>, String> {
         match self.one()?.map(|w| w.to_lowercase()).as_deref() {
             None => Ok(None),
@@ -256,6 +296,10 @@ impl Line<'_> {
             Some(other) => Err(format!("'{other}' is neither on nor off")),
         }
     }
+}
+
+fn which(node: Option<NodeId>) -> Result<NodeId, String> {
+    node.ok_or_else(|| "which node?".to_owned())
 }
 
 fn watch(line: &Line<'_>) -> Result<Command, String> {

@@ -3,6 +3,7 @@
 //! Text becomes a command, a command an outcome, an outcome a rendering; each step is a pure function where it can be.
 //! stdout is data, stderr is narration, and the exit code says what to do next ([`exit::Exit`]).
 
+pub mod admin;
 pub mod args;
 pub mod bench;
 pub mod collect;

@@ -19,7 +19,7 @@ use crate::render::error::{Paint, plain_error};
 use crate::script;
 use crate::session::{Display, Session, client_config, colors};
 use crate::tui::run as tui;
-use crate::{bench, demo, repl};
+use crate::{admin, bench, demo, repl};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -61,7 +61,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
         Some(Command::Status(a)) => a.url.as_deref(),
         Some(Command::Top(a)) => a.url.as_deref(),
         Some(Command::Bench(a)) => a.url.as_deref(),
-        Some(Command::Demo(_)) | None => None,
+        Some(Command::Demo(_) | Command::Admin(_)) | None => None,
     };
     let usage = if matches!(args.command, Some(Command::Status(_))) { 3 } else { Exit::Usage.code() };
     let options = match config::resolve(&args.connection, url.or(args.url.as_deref())) {
@@ -90,6 +90,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
             };
             ended(Box::pin(demo::run(demo)).await, paint)
         }
+        Some(Command::Admin(action)) => admin::run(&options, action, paint).await,
         None => sql(args, options, paint).await,
     }
 }

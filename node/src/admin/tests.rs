@@ -76,7 +76,7 @@ fn leader(shard: u64) -> ShardReport {
 }
 
 /// Three voters led by n1, and the replica n4; asked is n1.
-fn healthy() -> Gathered {
+pub(crate) fn healthy() -> Gathered {
     let mut gathered = Gathered { now_ms: NOW, asked: NodeId::new(1), ..Gathered::default() };
     for node in 1..=4 {
         let mut report = report(node, NodeState::Ready);
@@ -90,12 +90,12 @@ fn healthy() -> Gathered {
     gathered
 }
 
-fn with(gathered: &mut Gathered, node: u64, change: impl FnOnce(&mut NodeReport)) {
+pub(crate) fn with(gathered: &mut Gathered, node: u64, change: impl FnOnce(&mut NodeReport)) {
     change(&mut gathered.answers.get_mut(&NodeId::new(node)).unwrap().as_mut().unwrap().report);
 }
 
 /// A node stops answering; the others last heard it so long ago.
-fn silence(gathered: &mut Gathered, node: u64, heard_ms: Option<u64>) {
+pub(crate) fn silence(gathered: &mut Gathered, node: u64, heard_ms: Option<u64>) {
     gathered.answers.insert(NodeId::new(node), Err("connection refused".into()));
     for answer in gathered.answers.values_mut().filter_map(|answer| answer.as_mut().ok()) {
         answer.report.heard.iter_mut().filter(|(of, _)| of.get() == node).for_each(|(_, ms)| *ms = heard_ms);

@@ -72,6 +72,30 @@ pub enum Ask {
     },
     /// The sender is there; no response. So every node knows of every other whether it is.
     Here,
+    /// Hand the leadership of a shard to another voter; only its leader does.
+    Transfer {
+        /// Of this shard.
+        shard: ShardId,
+        /// To this node.
+        to: NodeId,
+    },
+    /// Who leads a shard, as far as you know?
+    Leader {
+        /// This shard.
+        shard: ShardId,
+    },
+    /// Let no other action change the cluster for a while; again to renew.
+    Reserve {
+        /// Drawn at random.
+        action: u64,
+        /// Its name.
+        what: String,
+    },
+    /// The action has ended.
+    Release {
+        /// As in `Reserve`.
+        action: u64,
+    },
 }
 
 /// The response to the request of the same id.
@@ -94,6 +118,21 @@ pub enum Reply {
     Report(Box<NodeReport>),
     /// It cannot be answered here.
     Failed(WireError),
+    /// It is done, or begun where its effect is to be observed.
+    Done,
+    /// To `Leader`.
+    Leader(Leading),
+}
+
+/// Who leads a shard, as a node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leading {
+    /// The term.
+    pub term: Term,
+    /// The leader's node.
+    pub node: Option<NodeId>,
+    /// It is the node that says so, and it evaluates proposals.
+    pub ready: bool,
 }
 
 /// On the founding channel.
@@ -206,6 +245,14 @@ mod tests {
         };
         assert_eq!(hex(&ask(Ask::Progress { shard: ShardId::DATA, report })), "070209030104010302 01".replace(' ', ""));
         assert_eq!(hex(&ask(Ask::Here)), "07020904");
+        let (shard, to) = (ShardId::DATA, NodeId::new(3));
+        assert_eq!(hex(&ask(Ask::Transfer { shard, to })), "070209050103");
+        assert_eq!(hex(&ask(Ask::Leader { shard })), "0702090601");
+        assert_eq!(hex(&ask(Ask::Reserve { action: 300, what: "s".into() })), "07020907ac020173");
+        assert_eq!(hex(&ask(Ask::Release { action: 300 })), "07020908ac02");
+        assert_eq!(hex(&Response { id: 7, body: Reply::Done }), "0704");
+        let leading = Leading { term: Term::new(2), node: Some(to), ready: true };
+        assert_eq!(hex(&Response { id: 7, body: Reply::Leader(leading) }), "070502010301");
         assert_eq!(hex(&Response { id: 7, body: Reply::ReadIndex(Ok(Index::new(5))) }), "07010005");
         assert_eq!(hex(&Response { id: 7, body: Reply::Proposed(Err(Rejected::Busy)) }), "07000103");
     }

@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
+use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::codec::{CodecError, Connection, FrameReader, decode};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::limits::{FRAME_BYTES_MAX, PIPELINE_MAX, UNREAD_MS_MAX};
 use quorate_shared::wire::{ClientFrame, Column, Done, Request, Response};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +36,9 @@ use super::{PreparedStatement, Statements};
 
 /// How often somebody who watches is looked at for whether the node stops.
 const WATCH_LOOK: Duration = Duration::from_millis(250);
+
+/// Events of an action that wait to be sent; the action waits beyond.
+const ADMIN_EVENTS: usize = 64;
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -311,6 +316,7 @@ impl Call {
                 self.handle.outbox.push(self.request, Response::Status(Box::new(status)))
             }
             Request::Watch { every_ms } => self.watch(Duration::from_millis(every_ms.max(100))).await,
+            Request::Admin { action, dry_run } => self.act(action, dry_run).await,
             Request::Schema => self.handle.outbox.push(self.request, Response::Schema(self.door.sessions.schema())),
             _ if !self.handle.full => Err(crowded()),
             body => self.statement(&mut sql, body).await,
@@ -366,6 +372,38 @@ impl Call {
         self.door.reports.counters().statements.fetch_add(1, Ordering::Relaxed);
         self.door.meters.statement(started.elapsed(), result.as_ref().err().map(|error| error.code));
         rows.finish(result?)
+    }
+
+    /// Sends what an action says. It goes on when nobody listens any more: a client that goes, or cancels, stops only
+    /// hearing of it.
+    async fn act(&self, action: AdminAction, dry_run: bool) -> Result<(), WireError> {
+        let name = action.name();
+        let (sender, mut events) = mpsc::channel(ADMIN_EVENTS);
+        self.door.router.act(action, dry_run, sender);
+        let mut ended = false;
+        loop {
+            let event = tokio::select! {
+                () = self.cancel.cancelled() => {
+                    return Err(WireError::new(Code::Unknown, format!("nobody waits for `{name}` any more; it goes on")));
+                }
+                event = events.recv() => event,
+            };
+            let Some(event) = event else { break };
+            ended = match &event {
+                AdminEvent::Plan(plan) => dry_run || !plan.refusals.is_empty(),
+                AdminEvent::Step { .. } => false,
+                AdminEvent::Outcome(_) => true,
+            };
+            self.handle.outbox.push(self.request, Response::Admin { event, last: ended })?;
+            if ended {
+                break;
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        let message = format!("`{name}` ended without an outcome");
+        Err(WireError::new(Code::Internal, message).hint("`quorate status` shows how the cluster is"))
     }
 
     /// Sends the picture again and again, until cancelled. A drain ends it without an answer: the connection closes.

@@ -8,5 +8,6 @@ mod founding;
 mod golden;
 mod harness;
 mod replica;
+mod roles;
 mod slt;
 mod support;

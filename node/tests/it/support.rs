@@ -94,6 +94,14 @@ impl TestNode {
         status.code()
     }
 
+    /// SIGSTOP, or SIGCONT.
+    pub fn freeze(&self, frozen: bool) {
+        let child = self.child.as_ref().unwrap();
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     pub fn wipe(&self) {
         assert!(self.child.is_none());
         std::fs::remove_dir_all(&self.data).unwrap();
@@ -261,6 +269,31 @@ impl Sql {
     pub fn must(&mut self, sql: &str) -> Vec<Vec<String>> {
         let result = self.run(sql).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         result.rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect()
+    }
+
+    /// Does something to the cluster, or only plans it.
+    pub fn admin(
+        &mut self,
+        action: quorate_shared::admin::AdminAction,
+        dry_run: bool,
+    ) -> Result<quorate_shared::client::AdminEnd, quorate_shared::client::ClientError> {
+        self.runtime.block_on(self.client.admin(action, dry_run, |_| ()))
+    }
+
+    /// An action that must be done; its facts.
+    pub fn act(&mut self, action: quorate_shared::admin::AdminAction) -> BTreeMap<String, String> {
+        let end = self.admin(action.clone(), false).unwrap_or_else(|e| panic!("{action:?}: {e:?}"));
+        match end.outcome {
+            Some(outcome) if outcome.done => outcome.facts.into_iter().collect(),
+            outcome => panic!("{action:?}: {:?} {outcome:?}", end.plan),
+        }
+    }
+
+    /// An action that must be refused; the refusals.
+    pub fn refused(&mut self, action: quorate_shared::admin::AdminAction) -> String {
+        let end = self.admin(action.clone(), false).unwrap_or_else(|e| panic!("{action:?}: {e:?}"));
+        assert!(end.refused() && end.outcome.is_none(), "{action:?} was not refused: {end:?}");
+        end.plan.refusals.join("\n")
     }
 
     /// One number out of what must work.

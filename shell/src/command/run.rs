@@ -92,6 +92,7 @@ pub async fn run(
         Command::Reset => *last = None,
         Command::History(count) => return Ok(Flow::History(count)),
         Command::Echo(line) => text(session, &format!("{line}\n"))?,
+        Command::Admin { action, dry_run } => crate::admin::in_session(session, action, dry_run).await?,
         Command::System(line) => match Process::new("sh").arg("-c").arg(&line).status() {
             Ok(status) if status.success() => {}
             Ok(status) => session.display.say(&format!("the command ended with {status}")),
