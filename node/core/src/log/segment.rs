@@ -124,11 +124,20 @@ pub fn verify_on(disk: &dyn Disk, dir: &Path) -> Result<Inspection, Fatal> {
 pub fn open_read_only(dir: &Path, mut pace: impl FnMut(usize)) -> Result<(SegmentReader, Inspection), Fatal> {
     let mut index = LogIndex::default();
     let disk = RealDisk::shared();
-    let found = inspect(&*disk, &segment_files(&*disk, dir)?, |found| {
+    let mut found = inspect(&*disk, &segment_files(&*disk, dir)?, |found| {
         pace(found.raw.bytes());
         take(&mut index, &found)
     })?;
-    let shared = Shared { disk, dir: dir.to_owned(), index: RwLock::new(index), files: Mutex::new(BTreeMap::new()) };
+    complete(&index, &mut found);
+    let shared = Shared {
+        disk,
+        dir: dir.to_owned(),
+        segment_bytes: SEGMENT_BYTES,
+        index: RwLock::new(index),
+        files: Mutex::default(),
+        // It removes nothing.
+        obsolete: Mutex::new(0),
+    };
     Ok((SegmentReader { shared: Arc::new(shared) }, found))
 }
 
