@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use quorate_core::log::{BaseRecord, Log, LogRecord};
-use quorate_shared::ids::{ClusterId, Epoch, Hash, Index, NodeId, Nonce, ReplicaId, ShardId, Term, Timestamp};
+use quorate_core::log::{BaseRecord, Log, LogRecord, Membership};
+use quorate_shared::ids::{ClusterId, Epoch, NodeId, Nonce, ReplicaId, ShardId};
 
 use crate::peers::Peers;
 use crate::peers::message::{Answer, Founding, Member};
@@ -108,15 +108,11 @@ pub fn mint(members: Vec<(NodeId, Nonce)>) -> Result<Founding, StoreError> {
 
 /// The point at which a shard's log begins in a new cluster.
 pub fn base_record(founding: &Founding, shard: ShardId) -> BaseRecord {
-    BaseRecord {
+    BaseRecord::founding(
         shard,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: founding.members.iter().map(|m| m.replica).collect(),
-        epoch: founding.epoch,
-        timestamp: Timestamp::MIN,
-    }
+        Membership::of_voters(founding.members.iter().map(|m| (m.replica, m.node))),
+        founding.epoch,
+    )
 }
 
 /// Writes the base records, durably.

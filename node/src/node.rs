@@ -310,7 +310,8 @@ async fn form(
             }
             Role::Replica(addresses) => find_cluster(parts, addresses, waits).await,
         };
-        let replica = ReplicaId::new(config.node.get());
+        let member = founding.members.iter().find(|m| m.node == config.node && config.kind() == NodeKind::Voter);
+        let replica = member.map_or(ReplicaId::NONE, |m| m.replica);
         crate::store::engine::begin(directory, &founding, replica)?;
         tracing::info!(cluster = %founding.cluster, voters = founding.members.len(), "belongs to a cluster");
     }
@@ -335,7 +336,7 @@ async fn form(
         Store::Lost(why) => {
             // A replica owes nobody anything: it starts again from nothing.
             tracing::warn!(%why, "this replica starts again from nothing");
-            crate::store::engine::restart(directory, ReplicaId::new(parts.config.node.get()))?;
+            crate::store::engine::restart(directory, ReplicaId::NONE)?;
             match crate::store::engine::open(directory.path(), &again, &founding)? {
                 Store::Opened(opened) => Ok(Some(*opened)),
                 Store::Lost(why) => Err(NodeError::Failed(why)),

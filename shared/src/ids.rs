@@ -55,6 +55,11 @@ id!(/// One client's session on one node.
 id!(/// A request within a connection.
     RequestId, u64, "#");
 
+impl ReplicaId {
+    /// Nobody; also what a log-shipped replica goes by in its own log: it has no id until a membership gives it one.
+    pub const NONE: ReplicaId = ReplicaId::new(0);
+}
+
 impl ShardId {
     /// The meta group: databases, tables, ranges, nodes.
     pub const META: ShardId = ShardId::new(0);

@@ -15,11 +15,11 @@ use quorate_core::entry::{Body, Entry, Transaction};
 use quorate_core::error::Fatal;
 use quorate_core::keys::{self, Key};
 use quorate_core::log::segment::SegmentLog;
-use quorate_core::log::{BaseRecord, Log, LogEntry, LogReader, LogRecord, Payload};
+use quorate_core::log::{BaseRecord, Log, LogEntry, LogReader, LogRecord, Membership, Payload};
 use quorate_core::machine::Machine;
 use quorate_core::mvcc::Snapshot;
 use quorate_shared::ids::{
-    ClientId, Epoch, Hash, Index, IndexId, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId,
+    ClientId, Epoch, Index, IndexId, NodeId, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId,
 };
 
 const STORAGE: TableId = TableId::new(7);
@@ -36,15 +36,7 @@ fn main() -> Result<(), Fatal> {
 }
 
 fn base() -> BaseRecord {
-    BaseRecord {
-        shard: ShardId::DATA,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: vec![ReplicaId::new(1)],
-        epoch: Epoch::default(),
-        timestamp: Timestamp::MIN,
-    }
+    BaseRecord::founding(ShardId::DATA, Membership::of_voters([(ReplicaId::new(1), NodeId::new(1))]), Epoch::default())
 }
 
 fn row_key(n: u64) -> Bytes {

@@ -14,7 +14,7 @@ use quorate_shared::status::{MemberStatus, NodeKind, ShardStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
-use crate::log::{LogEntry, LogReader, Payload};
+use crate::log::{LogEntry, LogReader, Membership, Payload};
 use crate::machine::Applied;
 use crate::replica::{Now, Progress, Replicator, Timing};
 
@@ -68,8 +68,8 @@ pub struct Subject<'a> {
     pub shard: ShardId,
     /// This node.
     pub node: NodeId,
-    /// Its voters' nodes.
-    pub voters: &'a BTreeMap<ReplicaId, NodeId>,
+    /// Who takes part.
+    pub membership: &'a Membership,
     /// Its protocol.
     pub replicator: &'a dyn Replicator,
     /// Its log.
@@ -202,7 +202,7 @@ impl Lag {
         let leader = leadership.leader.filter(|_| confirmed || !leadership.is_leader);
         let mut status = ShardStatus {
             id: subject.shard.to_string(),
-            leader: leader.and_then(|r| subject.voters.get(&r)).map(NodeId::to_string),
+            leader: leader.and_then(|r| subject.membership.node_of(r)).map(|n| n.to_string()),
             term: Some(leadership.term.get()),
             commit: Some(commit.get()),
             confirmed,
@@ -211,7 +211,7 @@ impl Lag {
             members: Vec::new(),
         };
         let progress = replicator.progress(now);
-        for (&replica, &node) in subject.voters {
+        for (replica, node) in subject.membership.nodes() {
             let known = match progress.iter().find(|p| p.replica == replica) {
                 Some(&Progress { sent, durable, applied, heard, .. }) => heard.map(|age| {
                     let moved = self.voters.get(&replica).map_or(now, |t| t.moved);
@@ -223,7 +223,8 @@ impl Lag {
                 }
                 None => None,
             };
-            status.members.push(self.member(node, NodeKind::Voter, known.as_ref(), subject, confirmed, (now, wall)));
+            let kind = if subject.membership.votes(replica) { NodeKind::Voter } else { NodeKind::Replica };
+            status.members.push(self.member(node, kind, known.as_ref(), subject, confirmed, (now, wall)));
         }
         for reader in self.readers.values() {
             let ReaderReport { node, kind, sent, durable, applied } = reader.report;

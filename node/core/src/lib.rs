@@ -19,6 +19,7 @@ pub mod keys;
 pub mod lag;
 pub mod log;
 pub mod machine;
+pub mod membership;
 pub mod mvcc;
 pub mod proposal;
 pub mod replica;

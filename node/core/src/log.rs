@@ -10,6 +10,7 @@ use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId, ShardId, Term, Timestam
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fatal;
+pub use crate::membership::{Member, Membership};
 
 /// What kind of thing a protocol put at an index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ pub enum Payload {
     Entry,
     /// The protocol's own empty entry of a new leader; `bytes` is empty.
     Empty,
-    /// The protocol's membership change; `bytes` are the protocol's.
+    /// A change of the membership; `bytes` are a [`crate::membership::ChangeEntry`]'s.
     Membership,
 }
 
@@ -82,12 +83,39 @@ pub struct BaseRecord {
     pub term: Term,
     /// Chain hash at that index.
     pub chain: Hash,
-    /// Voters at that index.
-    pub voters: Vec<ReplicaId>,
+    /// Who takes part as of that index.
+    pub membership: Membership,
     /// Epoch at that index.
     pub epoch: Epoch,
+    /// Where that epoch began.
+    pub epoch_start: EpochStart,
     /// Last timestamp given at or before that index.
     pub timestamp: Timestamp,
+}
+
+/// Where an epoch began: what is at or before this index is of the epochs before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct EpochStart {
+    /// The index before the epoch's first entry.
+    pub index: Index,
+    /// Chain hash there.
+    pub chain: Hash,
+}
+
+impl BaseRecord {
+    /// Where a shard's log begins in a new cluster.
+    pub fn founding(shard: ShardId, membership: Membership, epoch: Epoch) -> Self {
+        Self {
+            shard,
+            index: Index::new(0),
+            term: Term::new(0),
+            chain: Hash::default(),
+            membership,
+            epoch,
+            epoch_start: EpochStart::default(),
+            timestamp: Timestamp::MIN,
+        }
+    }
 }
 
 /// What is appended. Records of one replica keep their order.
@@ -103,11 +131,21 @@ pub enum LogRecord {
     Truncate(Index),
     /// A replica begins here.
     Base(BaseRecord),
+    /// The replica goes on under another id ([`ReplicaId::NONE`]: as a log-shipped one), with the same entries and a
+    /// hard state of its own: the votes of one id are not those of another.
+    Become {
+        /// Its id from here on.
+        replica: ReplicaId,
+        /// Its hard state.
+        hard: HardState,
+    },
 }
 
 /// What a log knows of one replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogBounds {
+    /// The replica whose log it is; nobody's id for a log-shipped one.
+    pub replica: ReplicaId,
     /// The point before the first entry.
     pub base: BaseRecord,
     /// Last index, durable or not; the base's if there is no entry.

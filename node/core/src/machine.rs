@@ -12,7 +12,7 @@
 //! difference to chain or digest.
 //!
 //! Invariants: `apply` depends on the entries and the tree only; after an error the machine refuses everything. Left out
-//! for now: parts and intents, membership in the applied record beyond the base's voters.
+//! for now: parts and intents.
 
 pub(crate) mod capture;
 mod collect;
@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quorate_shared::ids::{Hash, Index, ShardId, TableId, Term, Timestamp};
+use quorate_shared::ids::{Epoch, Hash, Index, ShardId, TableId, Term, Timestamp};
 use quorate_shared::limits::{APPLY_BATCH_BYTES_MAX, DEDUPE_WINDOW};
 
 pub use self::collect::Collected;
@@ -34,7 +34,8 @@ use crate::engine::{Batch, Tree};
 use crate::entry::{self, Body, Entry, Transaction};
 use crate::error::Fatal;
 use crate::keys::{self, Key};
-use crate::log::{BaseRecord, LogEntry, Payload};
+use crate::log::{BaseRecord, EpochStart, LogEntry, Membership, Payload};
+use crate::membership::ChangeEntry;
 use crate::mvcc::{self, Newest};
 
 /// Chain hashes kept for every index; older ones for every [`CHECKPOINT_EVERY`]th.
@@ -53,6 +54,12 @@ pub struct Applied {
     pub chain: Hash,
     /// Last timestamp applied.
     pub timestamp: Timestamp,
+    /// The epoch there.
+    pub epoch: Epoch,
+    /// Where it began.
+    pub epoch_start: EpochStart,
+    /// Who takes part as of there.
+    pub membership: Arc<Membership>,
     /// Indexes of this batch that were void.
     pub void: Vec<Index>,
     /// A catalog key or a fence was among them.
@@ -124,11 +131,7 @@ impl Machine {
         }
         self.checkpoints.add(&links);
         self.failed = false;
-        report.index = self.state.index;
-        report.term = self.state.term;
-        report.chain = self.state.chain;
-        report.timestamp = self.state.timestamp;
-        Ok(report)
+        Ok(Applied { void: report.void, schema_changed: report.schema_changed, ..self.state.applied() })
     }
 
     fn apply_one(&mut self, log_entry: &LogEntry, group: &mut Group, report: &mut Applied) -> Result<(), Fatal> {
@@ -146,6 +149,9 @@ impl Machine {
                 self.state.timestamp = entry.timestamp;
             }
         }
+        if log_entry.payload == Payload::Membership {
+            self.apply_membership(log_entry)?;
+        }
         self.state.index = log_entry.index;
         self.state.term = log_entry.term;
         self.state.chain = entry::chain(previous, log_entry);
@@ -154,6 +160,18 @@ impl Machine {
             let value = [&self.state.chain.0[..], &self.state.digest().0[..]].concat();
             group.put(Key::Checkpoint(log_entry.index).encode(), Some(Bytes::from(value)));
         }
+        Ok(())
+    }
+
+    /// A protocol lets one change follow another only; that it does is checked here, on every replica alike.
+    fn apply_membership(&mut self, log_entry: &LogEntry) -> Result<(), Fatal> {
+        let doing = || format!("apply the membership change at {}", log_entry.index);
+        let entry = ChangeEntry::decode(&log_entry.bytes).map_err(|e| Fatal::new(doing(), e))?;
+        let after = self.state.membership.after(&entry.change).map_err(|e| Fatal::new(doing(), e))?;
+        if after != entry.after {
+            return Err(Fatal::new(doing(), "it was made for another membership"));
+        }
+        self.state.membership = Arc::new(after);
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 //! that appends nothing, only after what it was evaluated on is applied and leadership was confirmed afterwards. What was
 //! appended and is not known to be lost is answered `Unknown`, never `Retry`.
 //!
-//! Left out: epochs and membership changes (the voters are those of the founding record).
+//! Who takes part, and the epoch, are what the machine has applied.
 
 mod reads;
 mod writes;
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId, ShardId, Term};
+use quorate_shared::ids::{Index, NodeId, ReplicaId, ShardId, Term};
 use quorate_shared::limits::PROPOSALS_IN_FLIGHT_MAX;
 use quorate_shared::status::ShardStatus;
 
@@ -140,10 +140,6 @@ pub struct Config {
     pub replica: ReplicaId,
     /// The node it lives on.
     pub node: NodeId,
-    /// All voters and their nodes, this one among them.
-    pub voters: Vec<(ReplicaId, NodeId)>,
-    /// The epoch.
-    pub epoch: Epoch,
     /// For everything that is random in here.
     pub seed: u64,
     /// How long things may take.
@@ -194,7 +190,6 @@ struct Arrival {
 /// One replica of a shard that votes. See the module.
 pub struct Shard {
     config: Config,
-    nodes: BTreeMap<ReplicaId, NodeId>,
     replicator: Box<dyn Replicator>,
     log: Arc<dyn LogReader>,
     tree: Arc<dyn Tree>,
@@ -223,11 +218,10 @@ impl Shard {
         applied: Applied,
         now: Now,
     ) -> Result<Self, Fatal> {
-        let nodes: BTreeMap<ReplicaId, NodeId> = config.voters.iter().copied().collect();
         let protocol = RaftConfig {
             shard: config.shard,
             replica: config.replica,
-            voters: nodes.keys().copied().collect(),
+            membership: Arc::clone(&applied.membership),
             applied: applied.index,
             seed: config.seed,
             timing: config.timing,
@@ -236,7 +230,6 @@ impl Shard {
         let lag = Lag::new(config.timing, now);
         Ok(Self {
             config,
-            nodes,
             leadership: replicator.leadership(),
             replicator,
             log,
@@ -322,7 +315,7 @@ impl Shard {
         let leadership = self.replicator.leadership();
         View {
             term: leadership.term,
-            leader: leadership.leader.and_then(|r| self.nodes.get(&r).map(|n| (r, *n))),
+            leader: leadership.leader.and_then(|r| self.node_of(r).map(|n| (r, n))),
             is_leader: leadership.is_leader,
             ready: self.sequencer.is_some(),
             commit: self.replicator.commit_index(),
@@ -340,12 +333,17 @@ impl Shard {
         let subject = Subject {
             shard: self.config.shard,
             node: self.config.node,
-            voters: &self.nodes,
+            membership: &self.applied.membership,
             replicator: &*self.replicator,
             log: &*self.log,
             applied: &self.applied,
         };
         self.lag.status(&subject, now, wall)
+    }
+
+    /// The node of a member, as far as this replica has applied the log.
+    fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.applied.membership.node_of(replica)
     }
 
     fn in_flight(&self) -> usize {
@@ -354,7 +352,7 @@ impl Shard {
 
     fn not_leader(&self) -> Rejected {
         let leader = self.replicator.leadership().leader.filter(|r| *r != self.config.replica);
-        Rejected::NotLeader(leader.and_then(|r| self.nodes.get(&r).copied()))
+        Rejected::NotLeader(leader.and_then(|r| self.node_of(r)))
     }
 
     fn admit(&mut self, now: Now, arrival: Arrival) -> Result<(), Rejected> {
@@ -399,7 +397,7 @@ impl Shard {
 
     fn announce(&self, effects: &mut Vec<Effect>) {
         let Leadership { term, leader, .. } = self.leadership;
-        let node = leader.and_then(|r| self.nodes.get(&r).copied());
+        let node = leader.and_then(|r| self.node_of(r));
         effects.push(Effect::Leader { term, leader, node, ready: self.sequencer.is_some() });
     }
 
@@ -433,13 +431,13 @@ impl Shard {
             match sequencer.propose(wall, *proposal)? {
                 Decision::Staged { index, position } => open.entry(index).or_default().push((position, staged)),
                 Decision::Duplicate { result, index } if index <= self.applied.index => {
-                    effects.push(Effect::Reply { ticket, result: Ok(finished(result, &self.config)) });
+                    effects.push(Effect::Reply { ticket, result: Ok(finished(result, &self.applied)) });
                 }
                 Decision::Duplicate { result, index } => {
-                    self.writes.push(index, term, staged.with(finished(result, &self.config)));
+                    self.writes.push(index, term, staged.with(finished(result, &self.applied)));
                 }
                 Decision::Answer { result, depends_on } => {
-                    let result = result.map(|r| finished(r, &self.config));
+                    let result = result.map(|r| finished(r, &self.applied));
                     self.reads.push(Waiter::Answer { ticket, deadline, result, depends_on });
                 }
             }
@@ -457,7 +455,7 @@ impl Shard {
             let mut results: Vec<Option<WriteResult>> = sealed.results.into_iter().map(Some).collect();
             for (position, staged) in open.remove(&sealed.index).unwrap_or_default() {
                 let result = results.get_mut(position).and_then(Option::take).unwrap_or_default();
-                self.writes.push(sealed.index, term, staged.with(finished(result, &self.config)));
+                self.writes.push(sealed.index, term, staged.with(finished(result, &self.applied)));
             }
         }
         if !entries.is_empty() && !self.replicator.append(now, entries)? {
@@ -543,7 +541,7 @@ impl Shard {
 }
 
 /// Fills in what the sequencer does not know.
-fn finished(mut result: WriteResult, config: &Config) -> WriteResult {
-    result.epoch = config.epoch.number;
+fn finished(mut result: WriteResult, applied: &Applied) -> WriteResult {
+    result.epoch = applied.epoch.number;
     result
 }

@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term, Timestamp, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term, WriteId};
 
 use self::disk::Disk;
 use crate::engine::Tree;
@@ -26,8 +26,8 @@ use crate::engine::memory::MemoryTree;
 use crate::entry;
 use crate::error::Rejected;
 use crate::keys::{CatalogKey, Key};
-use crate::log::{BaseRecord, LogEntry, LogReader};
-use crate::machine::{Applied, Machine};
+use crate::log::{BaseRecord, EpochStart, LogEntry, LogReader, Membership};
+use crate::machine::Machine;
 use crate::mvcc;
 use crate::proposal::{Op, Proposal, WriteResult};
 use crate::replica::{PersistId, Timing};
@@ -125,13 +125,13 @@ pub struct World {
 
 fn base(voters: u64) -> BaseRecord {
     BaseRecord {
-        shard: SHARD,
-        index: Index::new(0),
-        term: Term::new(0),
         chain: Hash([7; 32]),
-        voters: (1..=voters).map(ReplicaId::new).collect(),
-        epoch: Epoch { number: 1, id: 1 },
-        timestamp: Timestamp::MIN,
+        epoch_start: EpochStart { index: Index::new(0), chain: Hash([7; 32]) },
+        ..BaseRecord::founding(
+            SHARD,
+            Membership::of_voters((1..=voters).map(|n| (ReplicaId::new(n), NodeId::new(n)))),
+            Epoch { number: 1, id: 1 },
+        )
     }
 }
 
@@ -203,27 +203,17 @@ impl World {
     /// Starts a node on what its disk and tree have.
     pub fn start(&mut self, id: u64) {
         let (now, seed) = (self.now, self.seed);
-        let voters: Vec<_> = self.nodes.keys().map(|n| (ReplicaId::new(*n), NodeId::new(*n))).collect();
         let node = self.nodes.get_mut(&id).unwrap();
         assert!(node.up.is_none(), "n{id} is up");
         node.life += 1;
         let tree: Arc<dyn Tree> = Arc::clone(&node.tree) as Arc<dyn Tree>;
         let base = node.disk.bounds(SHARD).unwrap().base;
         let machine = Machine::open(Arc::clone(&tree), &base).unwrap();
-        let state = machine.state();
-        let applied = Applied {
-            index: state.index,
-            term: state.term,
-            chain: state.chain,
-            timestamp: state.timestamp,
-            ..Applied::default()
-        };
+        let applied = machine.state().applied();
         let config = Config {
             shard: SHARD,
             replica: ReplicaId::new(id),
             node: NodeId::new(id),
-            voters,
-            epoch: base.epoch,
             seed: seed ^ (node.life << 32),
             timing: Timing::default(),
         };

@@ -75,7 +75,11 @@ impl Writer {
                     let before = self.hard.insert(job.shard, *hard);
                     matters |= before.is_none_or(|b| (b.term, b.vote) != (hard.term, hard.vote));
                 }
-                LogRecord::Entries(_) | LogRecord::Paxos(_) | LogRecord::Truncate(_) | LogRecord::Base(_) => {
+                LogRecord::Entries(_)
+                | LogRecord::Paxos(_)
+                | LogRecord::Truncate(_)
+                | LogRecord::Base(_)
+                | LogRecord::Become { .. } => {
                     matters = true;
                 }
             }

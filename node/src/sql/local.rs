@@ -13,13 +13,13 @@ use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::engine::Engine;
 use quorate_core::error::{Fatal, Rejected};
-use quorate_core::log::{BaseRecord, LogEntry, Payload};
+use quorate_core::log::{BaseRecord, LogEntry, Membership, Payload};
 use quorate_core::machine::{Applied, Machine};
 use quorate_core::mvcc::Snapshot;
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::sequencer::{Decision, Sequencer};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term, Timestamp};
+use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, Index, NodeId, ReplicaId, ShardId, Term};
 use quorate_shared::status::{ClusterStatus, NodeKind, NodeStatus, SCHEMA, ShardStatus, Verdict};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::watch;
@@ -58,14 +58,7 @@ impl LocalRouter {
         for id in [ShardId::META, ShardId::DATA] {
             let tree = engine.tree(&format!("{id}-r1"))?;
             let machine = Machine::open(Arc::clone(&tree), &base(id))?;
-            let state = machine.state();
-            let applied = Applied {
-                index: state.index,
-                term: TERM,
-                chain: state.chain,
-                timestamp: state.timestamp,
-                ..Applied::default()
-            };
+            let applied = Applied { term: TERM, ..machine.state().applied() };
             let sequencer = Sequencer::new(id, tree, &applied)?;
             shards.insert(id, Mutex::new(Shard { machine, sequencer }));
         }
@@ -133,15 +126,11 @@ impl LocalRouter {
 }
 
 fn base(shard: ShardId) -> BaseRecord {
-    BaseRecord {
+    BaseRecord::founding(
         shard,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: vec![ReplicaId::new(1)],
-        epoch: Epoch { number: 1, id: 1 },
-        timestamp: Timestamp::MIN,
-    }
+        Membership::of_voters([(ReplicaId::new(1), NodeId::new(1))]),
+        Epoch { number: 1, id: 1 },
+    )
 }
 
 fn broken(error: &Fatal) -> WireError {

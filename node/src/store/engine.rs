@@ -17,12 +17,12 @@ use quorate_core::engine::sled::{SledEngine, trust};
 use quorate_core::error::Fatal;
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{Log, LogBounds, LogReader};
-use quorate_core::machine::{Applied, Machine, Scrub};
+use quorate_core::machine::{Machine, Scrub};
 use quorate_core::mvcc::Snapshot;
 use quorate_core::replica::Timing;
 use quorate_core::shard::{self, Shard};
 use quorate_core::ship::{chain_at, follow::Follower};
-use quorate_shared::ids::{CatalogVersion, Index, NodeId, ReplicaId, ShardId};
+use quorate_shared::ids::{CatalogVersion, Index, ReplicaId, ShardId};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::status::NodeKind;
 
@@ -183,8 +183,6 @@ pub fn mark_diverged(dir: &Path) {
 struct Plan<'a> {
     dir: &'a Path,
     config: &'a Config,
-    founding: &'a Founding,
-    replica: ReplicaId,
     reader: Arc<dyn LogReader>,
     bounds: BTreeMap<ShardId, LogBounds>,
 }
@@ -216,9 +214,7 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
         }
         bounds.insert(shard, known);
     }
-    let me = founding.members.iter().find(|m| m.node == config.node);
-    let replica = me.map_or(ReplicaId::new(config.node.get()), |m| m.replica);
-    let plan = Plan { dir, config, founding, replica, reader, bounds };
+    let plan = Plan { dir, config, reader, bounds };
     plan.open(Box::new(log))
 }
 
@@ -294,7 +290,7 @@ impl Plan<'_> {
         let opened = guarded(|| trust::open_trusted(self.dir, boot, self.config.cache_bytes))?;
         let mut machines = Vec::new();
         for shard in SHARDS {
-            let tree = opened.engine.tree(&format!("{shard}-{}", self.replica))?;
+            let tree = opened.engine.tree(&shard.to_string())?;
             let bounds = &self.bounds[&shard];
             let machine = guarded(|| Machine::open(tree, &bounds.base))?;
             let (index, chain) = (machine.state().index, machine.state().chain);
@@ -351,35 +347,20 @@ impl Plan<'_> {
     }
 
     fn shard(&self, machine: Machine, shard: ShardId, clock: Clock) -> Result<OpenShard, NodeError> {
-        let state = machine.state();
-        let applied = Applied {
-            index: state.index,
-            term: state.term,
-            chain: state.chain,
-            timestamp: state.timestamp,
-            ..Applied::default()
-        };
+        let applied = machine.state().applied();
         let tree = machine.tree().clone();
-        let view = Arc::new(ShardView::new(shard, self.replica, tree.clone(), &applied));
+        let replica = self.bounds[&shard].replica;
+        let view = Arc::new(ShardView::new(shard, replica, tree.clone(), &applied));
         let part = match self.config.kind() {
             NodeKind::Replica => {
-                let follower = Follower::new(shard, self.founding.epoch, self.reader.clone(), &applied)?;
+                let follower = Follower::new(shard, applied.epoch, self.reader.clone(), &applied)?;
                 Part::Follower(Box::new(follower))
             }
             NodeKind::Voter => {
-                let voters: Vec<(ReplicaId, NodeId)> =
-                    self.founding.members.iter().map(|m| (m.replica, m.node)).collect();
                 let random = super::random_bytes()?;
                 let seed = random.iter().fold(0u64, |seed, byte| (seed << 8) ^ (seed >> 56) ^ u64::from(*byte));
-                let config = shard::Config {
-                    shard,
-                    replica: self.replica,
-                    node: self.config.node,
-                    voters,
-                    epoch: self.founding.epoch,
-                    seed,
-                    timing: timing(self.config),
-                };
+                let config =
+                    shard::Config { shard, replica, node: self.config.node, seed, timing: timing(self.config) };
                 Part::Voter(Box::new(Shard::new(config, self.reader.clone(), tree, applied, clock.now())?))
             }
         };

@@ -113,6 +113,9 @@ impl Log for MemoryLog {
                 LogRecord::Hard(hard) => known.hard = *hard,
                 LogRecord::Paxos(paxos) => known.paxos = Some(*paxos),
                 LogRecord::Truncate(from) => known.truncate(*from)?,
+                LogRecord::Become { replica, hard } => {
+                    (known.id, known.hard, known.paxos) = (*replica, *hard, None);
+                }
                 LogRecord::Base(_) => {}
             }
         }
@@ -129,6 +132,7 @@ impl LogReader for MemoryReader {
         let shards = self.shards();
         let r = shards.get(&shard)?;
         Some(LogBounds {
+            replica: r.id,
             base: r.base.clone(),
             last: r.last(),
             last_term: r.entries.back().map_or(r.base.term, |e| e.term),

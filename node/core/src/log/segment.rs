@@ -253,6 +253,10 @@ impl SegmentLog {
                 index.replica(shard, replica)?.paxos(*paxos);
                 Ok(())
             }
+            LogRecord::Become { replica: new, hard } => {
+                index.replica(shard, replica)?.becomes(*new, *hard);
+                Ok(())
+            }
             LogRecord::Hard(hard) => {
                 index.replica(shard, replica)?.hard(*hard);
                 Ok(())
@@ -512,6 +516,7 @@ fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
     index.ends(location);
     let done = match said {
         Decoded::Entry { index: at, term } => index.found(shard, replica).and_then(|r| r.push(at, term, location)),
+        Decoded::Become(new, hard) => index.found(shard, replica).map(|r| r.becomes(new, hard)),
         Decoded::Paxos(paxos) => index.found(shard, replica).map(|r| r.paxos(paxos)),
         Decoded::Hard(hard) => index.found(shard, replica).map(|r| r.hard(hard)),
         Decoded::Truncate(from) => index.found(shard, replica).and_then(|r| r.truncate(from)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, Epoch, Hash, Index, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Hash, Index, ShardId, TableId, Term, Timestamp, WriteId};
 use quorate_shared::limits::DEDUPE_WINDOW;
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +13,14 @@ use crate::entry::codec::{Malformed, Reader, put_i64, put_u64};
 use crate::entry::decode_table;
 use crate::error::Fatal;
 use crate::keys::{self, Key};
-use crate::log::BaseRecord;
+use crate::log::{BaseRecord, EpochStart, Membership};
+use crate::machine::Applied;
 use crate::table::TableDef;
 
 /// Version of the machine's records written here.
 const FORMAT: u8 = 1;
+/// Version of the applied record: 2 has the whole membership and where the epoch began.
+const APPLIED_FORMAT: u8 = 2;
 
 /// An order-independent sum over BLAKE3(key ‖ version ‖ row) of what is current.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -159,8 +162,10 @@ pub struct MachineState {
     pub timestamp: Timestamp,
     /// The epoch.
     pub epoch: Epoch,
-    /// Voters as of the base.
-    pub voters: Vec<ReplicaId>,
+    /// Where it began.
+    pub epoch_start: EpochStart,
+    /// Who takes part.
+    pub membership: Arc<Membership>,
     /// Tables as fenced, by catalog id.
     pub tables: BTreeMap<TableId, Arc<TableDef>>,
     /// First number not granted, by catalog id.
@@ -185,7 +190,8 @@ impl MachineState {
                 chain: base.chain,
                 timestamp: base.timestamp,
                 epoch: base.epoch,
-                voters: base.voters.clone(),
+                epoch_start: base.epoch_start,
+                membership: Arc::new(base.membership.clone()),
                 ..Self::default()
             });
         };
@@ -226,9 +232,25 @@ impl MachineState {
             index: self.index,
             term: self.term,
             chain: self.chain,
-            voters: self.voters.clone(),
+            membership: (*self.membership).clone(),
             epoch: self.epoch,
+            epoch_start: self.epoch_start,
             timestamp: self.timestamp,
+        }
+    }
+
+    /// What the applier reports of it.
+    pub fn applied(&self) -> Applied {
+        Applied {
+            index: self.index,
+            term: self.term,
+            chain: self.chain,
+            timestamp: self.timestamp,
+            epoch: self.epoch,
+            epoch_start: self.epoch_start,
+            membership: Arc::clone(&self.membership),
+            void: Vec::new(),
+            schema_changed: false,
         }
     }
 
@@ -269,36 +291,36 @@ impl MachineState {
     }
 
     pub(crate) fn encode_applied(&self) -> Bytes {
-        let mut out = Vec::with_capacity(96);
-        out.push(FORMAT);
+        let mut out = Vec::with_capacity(160);
+        out.push(APPLIED_FORMAT);
         put_u64(&mut out, self.index.get());
         put_u64(&mut out, self.term.get());
         out.extend_from_slice(&self.chain.0);
         put_u64(&mut out, self.timestamp.raw());
         put_u64(&mut out, self.epoch.number);
         put_u64(&mut out, self.epoch.id);
-        put_u64(&mut out, self.voters.len() as u64);
-        self.voters.iter().for_each(|v| put_u64(&mut out, v.get()));
+        put_u64(&mut out, self.epoch_start.index.get());
+        out.extend_from_slice(&self.epoch_start.chain.0);
+        self.membership.put(&mut out);
         Bytes::from(out)
     }
 
     pub(crate) fn decode_applied(bytes: &Bytes) -> Result<Self, Fatal> {
         let read = || -> Result<Self, Malformed> {
             let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
+            if r.u8()? != APPLIED_FORMAT {
                 return Err(r.malformed());
             }
-            let mut state = Self {
+            let state = Self {
                 index: Index::new(r.u64()?),
                 term: Term::new(r.u64()?),
                 chain: Hash(r.array()?),
                 timestamp: Timestamp::from_raw(r.u64()?),
                 epoch: Epoch { number: r.u64()?, id: r.u64()? },
+                epoch_start: EpochStart { index: Index::new(r.u64()?), chain: Hash(r.array()?) },
+                membership: Arc::new(Membership::take(&mut r)?),
                 ..Self::default()
             };
-            for _ in 0..r.count()? {
-                state.voters.push(ReplicaId::new(r.u64()?));
-            }
             r.end()?;
             Ok(state)
         };
@@ -316,6 +338,8 @@ fn malformed(what: &str) -> Fatal {
 
 #[cfg(test)]
 mod tests {
+    use quorate_shared::ids::{NodeId, ReplicaId};
+
     use super::*;
 
     fn hex(b: &[u8]) -> String {
@@ -330,11 +354,12 @@ mod tests {
             chain: Hash([0xcc; 32]),
             timestamp: Timestamp::from_raw(5),
             epoch: Epoch { number: 1, id: 9 },
-            voters: vec![ReplicaId::new(1), ReplicaId::new(2)],
+            epoch_start: EpochStart { index: Index::new(7), chain: Hash([0xdd; 32]) },
+            membership: Arc::new(Membership::of_voters([1, 2].map(|n| (ReplicaId::new(n), NodeId::new(n))))),
             ..MachineState::default()
         };
         let bytes = state.encode_applied();
-        assert_eq!(hex(&bytes), format!("01ac0202{}050109020102", "cc".repeat(32)));
+        assert_eq!(hex(&bytes), format!("02ac0202{}05010907{}020101020200", "cc".repeat(32), "dd".repeat(32)) + "0003");
         assert_eq!(MachineState::decode_applied(&bytes).unwrap(), state);
 
         let mut result = ClientResult {

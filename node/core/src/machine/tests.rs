@@ -9,15 +9,7 @@ use crate::engine::memory::MemoryTree;
 use crate::mvcc::{self, Snapshot};
 
 fn base() -> BaseRecord {
-    BaseRecord {
-        shard: ShardId::DATA,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: vec![],
-        epoch: Epoch::default(),
-        timestamp: Timestamp::MIN,
-    }
+    BaseRecord::founding(ShardId::DATA, Membership::default(), Epoch::default())
 }
 
 fn key(n: u8) -> Bytes {

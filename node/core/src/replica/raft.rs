@@ -35,7 +35,7 @@ use self::election::{ElectionClock, Phase};
 use self::storage::Storage;
 use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
 use crate::error::Fatal;
-use crate::log::{HardState, LogEntry, LogReader, LogRecord, Payload};
+use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership, Payload};
 
 /// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
 pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
@@ -49,8 +49,8 @@ pub struct Config {
     pub shard: ShardId,
     /// This replica.
     pub replica: ReplicaId,
-    /// All voters, this replica among them.
-    pub voters: Vec<ReplicaId>,
+    /// Who takes part as of `applied`, this replica among them.
+    pub membership: Arc<Membership>,
     /// Highest index the engine has applied.
     pub applied: Index,
     /// For election timeouts; different on every replica.
@@ -87,7 +87,7 @@ pub struct RaftReplicator {
     shard: ShardId,
     timing: Timing,
     clock: ElectionClock,
-    voters: Vec<ReplicaId>,
+    membership: Arc<Membership>,
     me: ReplicaId,
     next_tick: Now,
     /// Writes issued and not yet durable, in order.
@@ -124,11 +124,12 @@ impl RaftReplicator {
         {
             return Err(Fatal::new(format!("open {}", config.shard), format!("its timing makes no sense: {timing:?}")));
         }
-        if !config.voters.contains(&config.replica) {
-            let cause = format!("{} is not a voter of {:?}", config.replica, config.voters);
+        if !config.membership.contains(config.replica) {
+            let members: Vec<_> = config.membership.nodes().into_keys().collect();
+            let cause = format!("{} is not a member: {members:?}", config.replica);
             return Err(Fatal::new(format!("open {}", config.shard), cause));
         }
-        let storage = Storage::open(log, config.shard, &config.voters, config.applied)?;
+        let storage = Storage::open(log, config.shard, &config.membership, config.applied)?;
         let ticks = |ms: u64| usize::try_from(ms / timing.tick).unwrap_or(1).max(1);
         let (election_min, election_max) = (ticks(timing.election_min), ticks(timing.election_max));
         let raft = RaftConfig {
@@ -154,7 +155,7 @@ impl RaftReplicator {
             shard: config.shard,
             timing,
             clock: ElectionClock::new(config.seed ^ config.replica.get().rotate_left(32), election_min, election_max),
-            voters: config.voters.clone(),
+            membership: Arc::clone(&config.membership),
             me: config.replica,
             next_tick: now + timing.tick,
             writes: VecDeque::new(),
@@ -175,7 +176,7 @@ impl RaftReplicator {
             announced: 0,
             dropped: 0,
         };
-        if replica.voters.len() == 1 {
+        if replica.alone() {
             // Nobody else can lead: no reason to wait for an election timeout.
             replica.run("stand for election", |node| node.campaign())?.map_err(|e| Fatal::new(doing(), e))?;
         }
@@ -191,6 +192,12 @@ impl RaftReplicator {
             Some(fatal) => Err(fatal),
             None => result,
         }
+    }
+
+    /// It is the only voter.
+    fn alone(&self) -> bool {
+        let Membership { voters, outgoing, .. } = &*self.membership;
+        outgoing.is_empty() && voters.len() == 1 && self.membership.votes(self.me)
     }
 
     fn is_leader(&self) -> bool {
@@ -360,7 +367,7 @@ impl RaftReplicator {
 
     /// A leader whose disk hangs hands over, and gives up a tick later if nobody has taken over.
     fn watch_disk(&mut self, now: Now) -> Result<(), Fatal> {
-        if !self.is_leader() || self.voters.len() < 2 || self.disk_wait(now) < self.timing.election_max {
+        if !self.is_leader() || self.alone() || self.disk_wait(now) < self.timing.election_max {
             self.giving_up = false;
             return Ok(());
         }
@@ -389,7 +396,7 @@ impl RaftReplicator {
 
 impl Replicator for RaftReplicator {
     fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal> {
-        let known = from != self.me && self.voters.contains(&from);
+        let known = from != self.me && self.membership.contains(from);
         let Some(decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
             self.dropped += 1;
             return Ok(());
@@ -547,9 +554,8 @@ impl Replicator for RaftReplicator {
             return false;
         }
         let term = self.term();
-        let fresh = |h: &&Heard| h.term == term && now.saturating_sub(h.at) <= self.timing.election_min;
-        let others = self.heard.values().filter(fresh).count();
-        others + 1 > self.voters.len() / 2
+        let fresh = |h: &Heard| h.term == term && now.saturating_sub(h.at) <= self.timing.election_min;
+        self.membership.has_quorum(|id| id == self.me || self.heard.get(&id).is_some_and(fresh))
     }
 
     fn last_index(&self) -> Index {
@@ -573,7 +579,7 @@ impl Replicator for RaftReplicator {
             return Vec::new();
         }
         let mut out: Vec<Progress> = Vec::new();
-        for &replica in &self.voters {
+        for replica in self.membership.nodes().into_keys() {
             if replica == self.me {
                 let (sent, durable) = (self.last_index(), self.durable_index());
                 out.push(Progress { replica, sent, durable, applied: self.applied, heard: Some(0) });

@@ -11,8 +11,8 @@ use crate::engine::Tree;
 use crate::engine::memory::MemoryTree;
 use crate::entry::{Body, Transaction};
 use crate::keys::{CatalogKey, Key};
-use crate::log::{BaseRecord, LogRecord};
-use crate::machine::{Applied, Machine};
+use crate::log::{BaseRecord, EpochStart, LogRecord, Membership};
+use crate::machine::Machine;
 use crate::shard::Effect;
 use crate::sim::Rng;
 use crate::sim::disk::Disk;
@@ -22,13 +22,9 @@ const EPOCH: Epoch = Epoch { number: 1, id: 300 };
 
 fn base() -> BaseRecord {
     BaseRecord {
-        shard: SHARD,
-        index: Index::new(0),
-        term: Term::new(0),
         chain: Hash([3; 32]),
-        voters: vec![ReplicaId::new(1)],
-        epoch: EPOCH,
-        timestamp: Timestamp::MIN,
+        epoch_start: EpochStart { index: Index::new(0), chain: Hash([3; 32]) },
+        ..BaseRecord::founding(SHARD, Membership::of_voters([(ReplicaId::new(1), NodeId::new(1))]), EPOCH)
     }
 }
 
@@ -80,8 +76,7 @@ struct Reader {
 impl Reader {
     fn open(disk: Arc<Disk>, tree: Arc<MemoryTree>) -> Self {
         let machine = Machine::open(Arc::clone(&tree) as Arc<dyn Tree>, &base()).unwrap();
-        let state = machine.state();
-        let applied = Applied { index: state.index, term: state.term, chain: state.chain, ..Applied::default() };
+        let applied = machine.state().applied();
         let mut follower = Follower::new(SHARD, EPOCH, Arc::clone(&disk) as Arc<dyn LogReader>, &applied).unwrap();
         let mut effects = Vec::new();
         follower.hand_out(&mut effects).unwrap();

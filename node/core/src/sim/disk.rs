@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use quorate_shared::ids::{Index, ShardId, Term};
+use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 
 use super::Rng;
 use crate::error::Fatal;
@@ -12,6 +12,7 @@ use crate::log::{BaseRecord, HardState, LogBounds, LogEntry, LogReader, LogRecor
 
 #[derive(Clone)]
 struct Content {
+    replica: ReplicaId,
     base: BaseRecord,
     entries: BTreeMap<Index, LogEntry>,
     hard: HardState,
@@ -28,6 +29,7 @@ impl Content {
                     self.entries.insert(entry.index, entry.clone());
                 }
             }
+            LogRecord::Become { replica, hard } => (self.replica, self.hard, self.paxos) = (*replica, *hard, None),
             LogRecord::Hard(hard) => self.hard = *hard,
             LogRecord::Paxos(paxos) => self.paxos = Some(*paxos),
             LogRecord::Truncate(from) => drop(self.entries.split_off(from)),
@@ -46,7 +48,13 @@ pub struct Disk(Mutex<State>);
 
 impl Disk {
     pub fn new(base: BaseRecord) -> Self {
-        let content = Content { base, entries: BTreeMap::new(), hard: HardState::default(), paxos: None };
+        let content = Content {
+            replica: ReplicaId::NONE,
+            base,
+            entries: BTreeMap::new(),
+            hard: HardState::default(),
+            paxos: None,
+        };
         Disk(Mutex::new(State { durable: content.clone(), written: content, unsynced: Vec::new() }))
     }
 
@@ -92,6 +100,7 @@ impl LogReader for Disk {
         let content = &state.written;
         let last = content.entries.last_key_value();
         Some(LogBounds {
+            replica: content.replica,
             base: content.base.clone(),
             last: last.map_or(content.base.index, |(i, _)| *i),
             last_term: last.map_or(content.base.term, |(_, e)| e.term),

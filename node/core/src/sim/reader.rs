@@ -9,7 +9,7 @@ use super::{Rng, SHARD, World};
 use crate::engine::Tree;
 use crate::engine::memory::MemoryTree;
 use crate::log::{BaseRecord, LogReader};
-use crate::machine::{Applied, Machine};
+use crate::machine::Machine;
 use crate::replica::PersistId;
 use crate::shard::Effect;
 use crate::ship::follow::Follower;
@@ -35,8 +35,7 @@ impl Reader {
 
     fn open(base: BaseRecord, disk: Arc<Disk>, tree: Arc<MemoryTree>) -> Self {
         let machine = Machine::open(Arc::clone(&tree) as Arc<dyn Tree>, &base).unwrap();
-        let state = machine.state();
-        let applied = Applied { index: state.index, term: state.term, chain: state.chain, ..Applied::default() };
+        let applied = machine.state().applied();
         let log = Arc::clone(&disk) as Arc<dyn LogReader>;
         let mut follower = Follower::new(SHARD, base.epoch, log, &applied).unwrap();
         let mut effects = Vec::new();

@@ -164,6 +164,7 @@ impl ReplicaIndex {
     /// Its bounds.
     pub fn bounds(&self) -> LogBounds {
         LogBounds {
+            replica: self.replica,
             base: self.base.clone(),
             last: self.last(),
             last_term: self.terms.back().map_or(self.base.term, |(_, term)| *term),
@@ -186,6 +187,11 @@ impl ReplicaIndex {
     /// A hard state.
     pub fn hard(&mut self, hard: HardState) {
         self.hard = hard;
+    }
+
+    /// It goes on under another id.
+    pub fn becomes(&mut self, replica: ReplicaId, hard: HardState) {
+        (self.replica, self.hard, self.paxos) = (replica, hard, None);
     }
 
     /// A state of the `paxos` replicator.

@@ -34,8 +34,11 @@ const KIND_HARD: u8 = 2;
 const KIND_TRUNCATE: u8 = 3;
 const KIND_BASE: u8 = 4;
 const KIND_PAXOS: u8 = 5;
-/// Format of every kind of record written here.
+const KIND_BECOME: u8 = 6;
+/// Format of every kind of record written here but bases.
 const RECORD_FORMAT: u8 = 1;
+/// Format of base records: 2 has the whole membership.
+const BASE_FORMAT: u8 = 2;
 
 /// What a segment file begins with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,8 +153,9 @@ impl<'a> Raw<'a> {
     /// What it says. An error means a newer program wrote it.
     pub fn decode(&self) -> Result<Decoded, Fatal> {
         let (kind, format, p) = (self.kind, self.format, self.payload);
-        if format != RECORD_FORMAT || !(KIND_ENTRY..=KIND_PAXOS).contains(&kind) {
-            let cause = format!("a record of kind {kind} in format {format} was written by a newer version");
+        if format != format_of(kind) || !(KIND_ENTRY..=KIND_BECOME).contains(&kind) {
+            let age = if format < format_of(kind) { "an older" } else { "a newer" };
+            let cause = format!("a record of kind {kind} in format {format} was written by {age} version");
             return Err(Fatal::new("read the log", cause));
         }
         let malformed = || Fatal::new("read the log", "a record with a right checksum is malformed");
@@ -160,11 +164,8 @@ impl<'a> Raw<'a> {
                 payload_of(p[16]).ok_or_else(malformed)?;
                 Decoded::Entry { index: Index::new(le64(p)), term: Term::new(le64(&p[8..])) }
             }
-            KIND_HARD if p.len() == 24 => Decoded::Hard(HardState {
-                term: Term::new(le64(p)),
-                vote: ReplicaId::new(le64(&p[8..])),
-                commit: Index::new(le64(&p[16..])),
-            }),
+            KIND_HARD if p.len() == HARD_BYTES => Decoded::Hard(hard_of(p)),
+            KIND_BECOME if p.len() == 8 + HARD_BYTES => Decoded::Become(ReplicaId::new(le64(p)), hard_of(&p[8..])),
             KIND_TRUNCATE if p.len() == 8 => Decoded::Truncate(Index::new(le64(p))),
             KIND_PAXOS if p.len() == PAXOS_BYTES => Decoded::Paxos(paxos_of(p)),
             KIND_BASE => Decoded::Base(Box::new(postcard::from_bytes(p).map_err(|_| malformed())?)),
@@ -191,6 +192,8 @@ pub enum Decoded {
     Truncate(Index),
     /// A replica begins.
     Base(Box<BaseRecord>),
+    /// It goes on under another id.
+    Become(ReplicaId, HardState),
 }
 
 /// The entry in a record, which shares its bytes.
@@ -225,10 +228,10 @@ pub fn put_entry(out: &mut Vec<u8>, stamp: Stamp, entry: &LogEntry) {
 pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
     match record {
         LogRecord::Entries(_) => {}
-        LogRecord::Hard(hard) => put(out, stamp, KIND_HARD, |out| {
-            out.extend_from_slice(&hard.term.get().to_le_bytes());
-            out.extend_from_slice(&hard.vote.get().to_le_bytes());
-            out.extend_from_slice(&hard.commit.get().to_le_bytes());
+        LogRecord::Hard(hard) => put(out, stamp, KIND_HARD, |out| put_hard(out, hard)),
+        LogRecord::Become { replica, hard } => put(out, stamp, KIND_BECOME, |out| {
+            out.extend_from_slice(&replica.get().to_le_bytes());
+            put_hard(out, hard);
         }),
         LogRecord::Paxos(paxos) => put(out, stamp, KIND_PAXOS, |out| {
             let PaxosState { configuration, promised, accepted, decided, syncing } = *paxos;
@@ -245,6 +248,19 @@ pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
             // Serializing plain data into memory cannot fail.
             out.extend_from_slice(&postcard::to_stdvec(base).unwrap_or_default());
         }),
+    }
+}
+
+/// Bytes of a [`HardState`].
+const HARD_BYTES: usize = 24;
+
+fn hard_of(p: &[u8]) -> HardState {
+    HardState { term: Term::new(le64(p)), vote: ReplicaId::new(le64(&p[8..])), commit: Index::new(le64(&p[16..])) }
+}
+
+fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
+    for number in [hard.term.get(), hard.vote.get(), hard.commit.get()] {
+        out.extend_from_slice(&number.to_le_bytes());
     }
 }
 
@@ -272,13 +288,17 @@ fn put(out: &mut Vec<u8>, stamp: Stamp, kind: u8, payload: impl FnOnce(&mut Vec<
     out.extend_from_slice(&stamp.shard.get().to_le_bytes());
     out.extend_from_slice(&stamp.replica.get().to_le_bytes());
     out.push(kind);
-    out.push(RECORD_FORMAT);
+    out.push(format_of(kind));
     payload(out);
     let record = &mut out[start..];
     let len = (record.len() - RECORD_HEAD) as u32;
     record[..4].copy_from_slice(&len.to_le_bytes());
     let crc = crc(record);
     record[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn format_of(kind: u8) -> u8 {
+    if kind == KIND_BASE { BASE_FORMAT } else { RECORD_FORMAT }
 }
 
 /// Of the length and everything behind the checksum.
@@ -305,7 +325,9 @@ fn le64(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use quorate_shared::ids::{Epoch, Hash, Timestamp};
+    use quorate_shared::ids::{Epoch, Hash, NodeId, Timestamp};
+
+    use crate::log::{EpochStart, Membership};
 
     use super::*;
 
@@ -320,7 +342,7 @@ mod tests {
 
     fn check(bytes: &[u8], len: &str, kind: &str, payload: &str) {
         let crc = hex(&bytes[4..8]);
-        let expected = format!("{len}{crc}{HEAD}{kind}01{payload}").replace(' ', "");
+        let expected = format!("{len}{crc}{HEAD}{kind}{payload}").replace(' ', "");
         assert_eq!(hex(bytes), expected);
         let raw = Raw::parse(bytes, STAMP.salt).unwrap();
         assert_eq!((raw.stamp, raw.bytes()), (STAMP, bytes.len()));
@@ -342,18 +364,19 @@ mod tests {
         };
         let mut out = Vec::new();
         put_entry(&mut out, STAMP, &entry);
-        check(&out, "14000000", "01", "0500000000000000 0400000000000000 01 616263");
+        check(&out, "14000000", "0101", "0500000000000000 0400000000000000 01 616263");
         assert_eq!(hex(&out[4..8]), "d3d593a1");
         assert_eq!(entry_of(&Bytes::from(out)).unwrap(), entry);
 
         let base = BaseRecord {
-            shard: ShardId::DATA,
-            index: Index::new(0),
-            term: Term::new(0),
             chain: Hash([0xcc; 32]),
-            voters: vec![ReplicaId::new(1), ReplicaId::new(2)],
-            epoch: Epoch { number: 1, id: 300 },
+            epoch_start: EpochStart { index: Index::new(0), chain: Hash([0xcc; 32]) },
             timestamp: Timestamp::from_raw(9),
+            ..BaseRecord::founding(
+                ShardId::DATA,
+                Membership::of_voters([1, 2].map(|n| (ReplicaId::new(n), NodeId::new(n)))),
+                Epoch { number: 1, id: 300 },
+            )
         };
         let hard = HardState { term: Term::new(4), vote: ReplicaId::new(2), commit: Index::new(1) };
         let paxos = PaxosState {
@@ -363,16 +386,29 @@ mod tests {
             decided: Index::new(6),
             syncing: Some(Index::new(7)),
         };
+        let chain = "cc".repeat(32);
+        let base_bytes = format!("010000{chain} 02 0101 0202 00 00 03 01ac02 00{chain} 09");
         let cases = [
-            (LogRecord::Hard(hard), "18000000", "02", "0400000000000000 0200000000000000 0100000000000000".to_owned()),
-            (LogRecord::Truncate(Index::new(6)), "08000000", "03", "0600000000000000".to_owned()),
+            (
+                LogRecord::Hard(hard),
+                "18000000",
+                "0201",
+                "0400000000000000 0200000000000000 0100000000000000".to_owned(),
+            ),
+            (LogRecord::Truncate(Index::new(6)), "08000000", "0301", "0600000000000000".to_owned()),
+            (LogRecord::Base(base), "50000000", "0402", base_bytes),
             (
                 LogRecord::Paxos(paxos),
                 "24000000",
-                "05",
+                "0501",
                 "01000000 09000000 02000000 08000000 01000000 0600000000000000 0700000000000000".to_owned(),
             ),
-            (LogRecord::Base(base), "2a000000", "04", format!("010000{}02010201ac0209", "cc".repeat(32))),
+            (
+                LogRecord::Become { replica: ReplicaId::new(9), hard },
+                "20000000",
+                "0601",
+                "0900000000000000 0400000000000000 0200000000000000 0100000000000000".to_owned(),
+            ),
         ];
         for (record, len, kind, payload) in cases {
             let mut out = Vec::new();
@@ -383,6 +419,7 @@ mod tests {
                 Decoded::Paxos(paxos) => LogRecord::Paxos(paxos),
                 Decoded::Truncate(from) => LogRecord::Truncate(from),
                 Decoded::Base(base) => LogRecord::Base(*base),
+                Decoded::Become(replica, hard) => LogRecord::Become { replica, hard },
                 Decoded::Entry { .. } => panic!("an entry"),
             };
             assert_eq!(back, record);

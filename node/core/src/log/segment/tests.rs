@@ -3,11 +3,11 @@
 use std::fs::{self, OpenOptions};
 
 use proptest::prelude::*;
-use quorate_shared::ids::{Epoch, Hash, Timestamp};
+use quorate_shared::ids::{Epoch, NodeId};
 
 use super::*;
 use crate::log::memory::MemoryLog;
-use crate::log::{BaseRecord, HardState, Payload};
+use crate::log::{BaseRecord, HardState, Membership, Payload};
 
 const S0: ShardId = ShardId::META;
 const S1: ShardId = ShardId::DATA;
@@ -20,15 +20,11 @@ fn directory() -> tempfile::TempDir {
 }
 
 fn base(shard: ShardId) -> LogRecord {
-    LogRecord::Base(BaseRecord {
+    LogRecord::Base(BaseRecord::founding(
         shard,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: vec![R],
-        epoch: Epoch { number: 1, id: 2 },
-        timestamp: Timestamp::MIN,
-    })
+        Membership::of_voters([(R, NodeId::new(1))]),
+        Epoch { number: 1, id: 2 },
+    ))
 }
 
 fn entry(index: u64, term: u64, size: usize) -> LogEntry {

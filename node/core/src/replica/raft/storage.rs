@@ -10,13 +10,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use quorate_shared::ids::{Index, ReplicaId, ShardId};
+use quorate_shared::ids::{Index, ShardId};
 use raft::eraftpb::{ConfState, Entry, HardState as RaftHardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
 use super::messages::from_log;
 use crate::error::Fatal;
-use crate::log::{HardState, LogReader};
+use crate::log::{HardState, LogReader, Membership};
 
 /// Bytes of durable entries kept in memory.
 const CACHE_BYTES: usize = 8 << 20;
@@ -34,7 +34,7 @@ pub(super) struct Storage {
     log: Arc<dyn LogReader>,
     shard: ShardId,
     hard: HardState,
-    voters: Vec<u64>,
+    conf: ConfState,
     base: (u64, u64),
     tail: VecDeque<Entry>,
     tail_bytes: usize,
@@ -52,7 +52,7 @@ impl Storage {
     pub(super) fn open(
         log: Arc<dyn LogReader>,
         shard: ShardId,
-        voters: &[ReplicaId],
+        membership: &Membership,
         applied: Index,
     ) -> Result<Self, Fatal> {
         let Some(bounds) = log.bounds(shard) else {
@@ -68,19 +68,11 @@ impl Storage {
             return Err(Fatal::new(format!("open {shard}"), cause));
         }
         hard.commit = hard.commit.max(applied).max(bounds.base.index);
-        let mut voters: Vec<u64> = voters.iter().map(|v| v.get()).collect();
-        voters.sort_unstable();
-        let mut known: Vec<u64> = bounds.base.voters.iter().map(|v| v.get()).collect();
-        known.sort_unstable();
-        if known != voters {
-            let cause = format!("its log knows the voters {known:?}, but it was started with {voters:?}");
-            return Err(Fatal::new(format!("open {shard}"), cause));
-        }
         Ok(Self {
             log,
             shard,
             hard,
-            voters,
+            conf: conf_state(membership),
             base: (bounds.base.index.get(), bounds.base.term.get()),
             tail: VecDeque::new(),
             tail_bytes: 0,
@@ -157,6 +149,18 @@ impl Storage {
     }
 }
 
+/// A membership as raft-rs knows it. A learner that is still one of the voters before counts as theirs.
+pub(super) fn conf_state(membership: &Membership) -> ConfState {
+    let ids = |members: &[crate::log::Member]| members.iter().map(|m| m.replica.get()).collect::<Vec<_>>();
+    let mut out = ConfState::default();
+    out.voters = ids(&membership.voters);
+    out.voters_outgoing = ids(&membership.outgoing);
+    let (next, learners) = ids(&membership.learners).into_iter().partition(|id| out.voters_outgoing.contains(id));
+    out.learners = learners;
+    out.learners_next = next;
+    out
+}
+
 fn size(entry: &Entry) -> usize {
     entry.data.len() + ENTRY_OVERHEAD
 }
@@ -167,9 +171,7 @@ impl raft::Storage for Storage {
         hard.term = self.hard.term.get();
         hard.vote = self.hard.vote.get();
         hard.commit = self.hard.commit.get();
-        let mut conf = ConfState::default();
-        conf.voters.clone_from(&self.voters);
-        Ok(RaftState::new(hard, conf))
+        Ok(RaftState::new(hard, self.conf.clone()))
     }
 
     fn entries(

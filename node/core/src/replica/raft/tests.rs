@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_shared::ids::{Epoch, Hash, Timestamp};
+use quorate_shared::ids::{Epoch, NodeId};
 
 use super::*;
 use crate::log::BaseRecord;
@@ -11,22 +11,18 @@ use crate::sim::disk::Disk;
 const SHARD: ShardId = ShardId::DATA;
 
 fn base() -> BaseRecord {
-    BaseRecord {
-        shard: SHARD,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: (1..=3).map(ReplicaId::new).collect(),
-        epoch: Epoch::default(),
-        timestamp: Timestamp::MIN,
-    }
+    BaseRecord::founding(
+        SHARD,
+        Membership::of_voters((1..=3).map(|n| (ReplicaId::new(n), NodeId::new(n)))),
+        Epoch::default(),
+    )
 }
 
 fn config(applied: u64) -> Config {
     Config {
         shard: SHARD,
         replica: ReplicaId::new(2),
-        voters: base().voters,
+        membership: Arc::new(base().membership),
         applied: Index::new(applied),
         seed: 1,
         timing: Timing::default(),
@@ -92,10 +88,8 @@ fn a_lost_log_is_noticed_at_the_start() {
         RaftReplicator::new(config, disk, 0).map(|_| ()).unwrap_err().to_string()
     };
     assert_eq!(open(&config(5)), "open s1: its log is lost: applied 5, but the log ends at 0");
-    let others = Config { voters: vec![ReplicaId::new(2), ReplicaId::new(7)], ..config(0) };
-    assert_eq!(open(&others), "open s1: its log knows the voters [1, 2, 3], but it was started with [2, 7]");
     let stranger = Config { replica: ReplicaId::new(9), ..config(0) };
-    assert_eq!(open(&stranger), "open s1: r9 is not a voter of [r1, r2, r3]");
+    assert_eq!(open(&stranger), "open s1: r9 is not a member: [r1, r2, r3]");
     let timing = Timing { heartbeat: 900, ..Timing::default() };
     assert!(open(&Config { timing, ..config(0) }).contains("timing makes no sense"));
 }

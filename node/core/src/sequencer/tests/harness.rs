@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Epoch, Hash, Index, ShardId, TableId, Term, Timestamp};
+use quorate_shared::ids::{Epoch, Hash, Index, ShardId, TableId, Term};
 use quorate_shared::value::Value;
 
 use crate::engine::memory::MemoryEngine;
 use crate::engine::{Engine, Tree};
-use crate::log::{BaseRecord, LogEntry, Payload};
+use crate::log::{BaseRecord, LogEntry, Membership, Payload};
 use crate::machine::{Applied, Machine};
 use crate::mvcc::Snapshot;
 use crate::proposal::{Op, Proposal, WriteResult};
@@ -33,15 +33,7 @@ pub struct Shard {
 impl Shard {
     pub fn new() -> Self {
         let tree = MemoryEngine::new().tree("s1-r1").unwrap();
-        let base = BaseRecord {
-            shard: ShardId::DATA,
-            index: Index::new(0),
-            term: Term::new(0),
-            chain: Hash::default(),
-            voters: vec![],
-            epoch: Epoch::default(),
-            timestamp: Timestamp::MIN,
-        };
+        let base = BaseRecord::founding(ShardId::DATA, Membership::default(), Epoch::default());
         let machine = Machine::open(Arc::clone(&tree), &base).unwrap();
         let sequencer = Sequencer::new(ShardId::DATA, Arc::clone(&tree), &Applied::default()).unwrap();
         Self { tree, machine, sequencer, log: VecDeque::new(), results: BTreeMap::new(), now_ms: 1_000 }
