@@ -18,4 +18,5 @@ pub mod sessions;
 pub mod shipping;
 pub mod sql;
 pub mod store;
+pub mod streams;
 pub mod telemetry;

@@ -41,6 +41,7 @@ use crate::shipping::{ProgressOut, Puller, Server};
 use crate::sql::plan::{EngineOptions, SqlEngine};
 use crate::store::engine::{Opened, Store};
 use crate::store::{Directory, StoreError};
+use crate::streams::NodeStreams;
 
 /// How long a leader may take to hand over before the node stops anyway.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -88,6 +89,7 @@ struct Parts {
     forwarder: Arc<Forwarder>,
     reports: Arc<NodeReports>,
     events: Arc<Events>,
+    streams: Arc<NodeStreams>,
     tasks: TaskTracker,
     stop_tasks: CancellationToken,
     failures: mpsc::UnboundedSender<(Failure, String)>,
@@ -256,8 +258,9 @@ fn assemble(
     });
     peers.attach(events.clone());
     forwarder.set_runner(events.runner.clone());
+    let streams = NodeStreams::new(forwarder.clone());
     let tasks = TaskTracker::new();
-    Ok(Parts { config: config.clone(), peers, forwarder, reports, events, tasks, stop_tasks, failures })
+    Ok(Parts { config: config.clone(), peers, forwarder, reports, events, streams, tasks, stop_tasks, failures })
 }
 
 fn open_doors(
@@ -277,7 +280,8 @@ fn open_doors(
     }));
     let meters = Arc::new(Meters::default());
     let sessions = Arc::new(SqlSessions::new(parts.forwarder.clone(), router.clone(), engine));
-    let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone());
+    let door = Door::new(router.clone(), parts.reports.clone(), sessions, parts.peers.clone(), meters.clone())
+        .with_streams(parts.streams.clone());
     doors.spawn(door.serve(listener, stop.clone()));
     if let Some(listener) = http {
         let shown = Shown { router: router.clone(), reports: parts.reports.clone(), meters };
@@ -426,6 +430,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing)?);
     parts.reports.set_rebuilt(rebuilt);
     parts.forwarder.serve(driver.clone());
+    parts.streams.serve(reader.clone());
     let server = Server {
         driver: driver.clone(),
         log: reader,

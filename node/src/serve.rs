@@ -12,9 +12,10 @@ pub mod tcp;
 
 use async_trait::async_trait;
 use quorate_shared::error::WireError;
+use quorate_shared::feed::FeedToken;
 use quorate_shared::ids::SessionId;
 use quorate_shared::value::{SqlType, Value};
-use quorate_shared::wire::{ClientHello, Column, Done, QueryOptions, SchemaInfo};
+use quorate_shared::wire::{ClientHello, Column, Done, QueryOptions, Response, SchemaInfo};
 use tokio_util::sync::CancellationToken;
 
 use crate::sql::Sink;
@@ -63,6 +64,26 @@ pub trait Statements: Send + 'static {
 
     /// The session's database.
     fn database(&self) -> String;
+}
+
+/// Where the parts of a stream go. Awaiting is back-pressure: a client that stops reading stops the stream.
+#[async_trait]
+pub trait StreamSink: Send + Sync {
+    /// The next part, once the client has given credit for it.
+    async fn send(&self, part: Response) -> Result<(), WireError>;
+}
+
+/// Streams out of the node's log. Each runs until it fails or its future is dropped.
+#[async_trait]
+pub trait Streams: Send + Sync + 'static {
+    /// A table's changes, as [`Response::Feed`]s.
+    async fn feed(
+        &self,
+        database: &str,
+        table: &str,
+        from: Option<FeedToken>,
+        sink: &dyn StreamSink,
+    ) -> Result<(), WireError>;
 }
 
 /// Opens SQL sessions for doors.

@@ -183,7 +183,8 @@ impl Anchor {
         }
         // What is signed is text; a line's end in it would make two anchors out of one signature.
         let texts = anchor.voters.iter().chain([&anchor.cluster, &anchor.time]);
-        if anchor.shards.is_empty() || texts.into_iter().any(|t| t.chars().any(|c| c.is_whitespace() || c.is_control())) {
+        if anchor.shards.is_empty() || texts.into_iter().any(|t| t.chars().any(|c| c.is_whitespace() || c.is_control()))
+        {
             return Err(malformed(&"it has no shards, or blanks where none may be"));
         }
         Ok(anchor)

@@ -12,6 +12,7 @@
 
 mod admin;
 mod cancel;
+mod feed;
 mod link;
 mod result;
 
@@ -30,6 +31,7 @@ use crate::wire::{Done, NodeAddress, QueryOptions, Request, Response, SchemaInfo
 
 pub use admin::AdminEnd;
 pub use cancel::CancelHandle;
+pub use feed::Feed;
 pub use result::{Prepared, ResultSet, ResultStream, Watch};
 
 use cancel::CancelState;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminAction, AdminEvent};
 use crate::error::WireError;
+use crate::feed::{FeedBatch, FeedToken};
 use crate::ids::{CatalogVersion, ClusterId, Epoch, NodeId, Nonce, SessionId, Token, WriteId};
 use crate::status::{ClusterStatus, NodeKind};
 use crate::value::{SqlType, Value};
@@ -267,6 +268,15 @@ pub enum Request {
         /// Only say what would be done.
         dry_run: bool,
     },
+    /// Send a table's committed changes as they come, until cancelled; answered by [`Response::Feed`]s under credit.
+    Feed {
+        /// The table: `name`, in the session's database, or `database.name`.
+        table: String,
+        /// Go on from here; `None`: from now.
+        from: Option<FeedToken>,
+        /// Batches the server may send before it waits for [`Request::Credit`]; 0 means 16.
+        credit: u32,
+    },
 }
 
 /// A column of a result.
@@ -347,6 +357,8 @@ pub enum Response {
         /// Nothing follows.
         last: bool,
     },
+    /// A part of a table's changes.
+    Feed(FeedBatch),
 }
 
 /// Names for completion and `\d`.

@@ -3,6 +3,8 @@
 //! `-h` is the host, as in every database shell, so help is `--help` only. Statements and files run in the order given.
 //! Left out: what the values mean together with environment and configuration file ([`crate::config`]).
 
+pub mod streams;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,8 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 use quorate_shared::admin::AdminAction;
 use quorate_shared::ids::NodeId;
 use quorate_shared::wire::ReadLevel;
+
+pub use self::streams::{FeedArgs, FeedPoint};
 
 use crate::bench::Workload;
 use crate::exit::Exit;
@@ -111,6 +115,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Change the cluster: a plan, steps, a verified outcome
     Admin(AdminArgs),
+    /// Print a table's committed changes as JSON lines, as they come
+    Feed(FeedArgs),
 }
 
 /// `quorate admin`.

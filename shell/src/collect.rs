@@ -169,9 +169,14 @@ fn write(output: &mut Output, status: &ClusterStatus, json: bool, again: bool, p
 /// Now, RFC 3339 with milliseconds.
 pub fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(since.as_secs()).unwrap_or(0);
+    time_text(since.as_millis() as u64)
+}
+
+/// Milliseconds since 1970, as RFC 3339 with milliseconds.
+pub fn time_text(ms: u64) -> String {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(0);
     let text = Value::Timestamp(seconds.saturating_mul(1_000_000)).to_string();
-    format!("{}.{:03}Z", text.replace(' ', "T"), since.subsec_millis())
+    format!("{}.{:03}Z", text.replace(' ', "T"), ms % 1000)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod command;
 pub mod config;
 pub mod demo;
 pub mod exit;
+pub mod feed;
 pub mod output;
 pub mod render;
 pub mod repl;

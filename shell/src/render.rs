@@ -9,7 +9,7 @@
 
 mod aligned;
 pub mod error;
-mod json;
+pub(crate) mod json;
 pub mod status;
 #[cfg(test)]
 mod tests;

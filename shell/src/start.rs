@@ -19,7 +19,7 @@ use crate::render::error::{Paint, plain_error};
 use crate::script;
 use crate::session::{Display, Session, client_config, colors};
 use crate::tui::run as tui;
-use crate::{admin, bench, demo, repl};
+use crate::{admin, bench, demo, feed, repl};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -61,6 +61,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
         Some(Command::Status(a)) => a.url.as_deref(),
         Some(Command::Top(a)) => a.url.as_deref(),
         Some(Command::Bench(a)) => a.url.as_deref(),
+        Some(Command::Feed(a)) => a.url.as_deref(),
         Some(Command::Demo(_) | Command::Admin(_)) | None => None,
     };
     let usage = if matches!(args.command, Some(Command::Status(_))) { 3 } else { Exit::Usage.code() };
@@ -80,6 +81,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
             ended(Box::pin(tui::run(top)).await.map_err(Into::into), paint)
         }
         Some(Command::Bench(bench)) => ended(Box::pin(bench::run(measure(&options, bench))).await, paint),
+        Some(Command::Feed(args)) => ended(feed::run(&options, args, paint).await, paint),
         Some(Command::Demo(demo)) => {
             let demo = demo::Options {
                 data: demo.data.clone(),

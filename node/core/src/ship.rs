@@ -8,6 +8,7 @@
 //! Invariants: only committed entries are shipped; a reader whose point is not in the server's log is refused, never
 //! corrected; what is on its way to a reader is bounded by the window it gave.
 
+pub mod changes;
 pub mod follow;
 pub mod serve;
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl Outbox {
     }
 
     /// Adds a batch once there is credit and room.
-    async fn push_batch(&self, request: u64, body: Response) -> Result<(), WireError> {
+    pub(super) async fn push_batch(&self, request: u64, body: Response) -> Result<(), WireError> {
         let ready = poll_fn(|cx| {
             let mut state = lock(&self.state);
             if state.credit > 0 && state.frames.len() < OUT_BYTES_MAX {
@@ -199,7 +199,7 @@ impl Sink for Rows<'_> {
 }
 
 /// About how many bytes a row takes on the wire, rather too many than too few.
-fn row_bytes(row: &[Value]) -> usize {
+pub(crate) fn row_bytes(row: &[Value]) -> usize {
     row.iter().map(value_bytes).sum::<usize>() + 4
 }
 

@@ -16,11 +16,13 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::codec::{CodecError, Connection, FrameReader, decode};
 use quorate_shared::error::{Code, WireError};
+use quorate_shared::feed::FeedToken;
 use quorate_shared::limits::{FRAME_BYTES_MAX, PIPELINE_MAX, UNREAD_MS_MAX};
 use quorate_shared::wire::{ClientFrame, Column, Done, Request, Response};
 use tokio::io::AsyncWriteExt;
@@ -29,10 +31,10 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::{OUT_BYTES_MAX, Rows};
+use super::outbox::{OUT_BYTES_MAX, Outbox, Rows};
 use super::registry::{Handle, Open};
 use super::tcp::Door;
-use super::{PreparedStatement, Statements};
+use super::{PreparedStatement, Statements, StreamSink, Streams};
 
 /// How often somebody who watches is looked at for whether the node stops.
 const WATCH_LOOK: Duration = Duration::from_millis(250);
@@ -319,6 +321,10 @@ impl Call {
             Request::Admin { action, dry_run } => self.act(action, dry_run).await,
             Request::Schema => self.handle.outbox.push(self.request, Response::Schema(self.door.sessions.schema())),
             _ if !self.handle.full => Err(crowded()),
+            Request::Feed { table, from, credit } => {
+                let database = sql.statements.database();
+                self.stream(credit, Stream::Feed { database, table, from }).await
+            }
             body => self.statement(&mut sql, body).await,
         };
         if let Err(error) = result {
@@ -358,6 +364,24 @@ impl Call {
                 outbox.push(self.request, empty())
             }
             _ => Err(WireError::new(Code::Internal, "this request is not a statement")),
+        }
+    }
+
+    /// Runs a stream under credit until it fails or is cancelled. A drain ends it without an answer: the connection
+    /// closes, and the client goes on elsewhere.
+    async fn stream(&self, credit: u32, stream: Stream) -> Result<(), WireError> {
+        let sink = Parts { outbox: &self.handle.outbox, request: self.request };
+        let streams = self.door.streams()?;
+        self.handle.outbox.begin(self.request, credit);
+        let drained = async {
+            while !self.door.registry.draining() {
+                tokio::time::sleep(WATCH_LOOK).await;
+            }
+        };
+        tokio::select! {
+            () = self.cancel.cancelled() => self.handle.outbox.push(self.request, empty()),
+            () = drained => Ok(()),
+            result = stream.run(streams, &sink) => result,
         }
     }
 
@@ -426,6 +450,32 @@ impl Call {
             () = self.cancel.cancelled() => self.handle.outbox.push(self.request, empty()),
             result = watched => result,
         }
+    }
+}
+
+/// A stream that a client has asked for.
+enum Stream {
+    Feed { database: String, table: String, from: Option<FeedToken> },
+}
+
+impl Stream {
+    async fn run(self, streams: &dyn Streams, sink: &dyn StreamSink) -> Result<(), WireError> {
+        match self {
+            Stream::Feed { database, table, from } => streams.feed(&database, &table, from, sink).await,
+        }
+    }
+}
+
+/// The parts of a stream, on their way to the client.
+struct Parts<'a> {
+    outbox: &'a Outbox,
+    request: u64,
+}
+
+#[async_trait]
+impl StreamSink for Parts<'_> {
+    async fn send(&self, part: Response) -> Result<(), WireError> {
+        self.outbox.push_batch(self.request, part).await
     }
 }
 

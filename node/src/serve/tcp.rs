@@ -6,8 +6,8 @@
 //! On shutdown the door closes, sessions end after the statement they are running, and those that do not are dropped.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quorate_shared::codec::{self, CodecError, Connection, HANDSHAKE};
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::registry::Registry;
 use super::session::{End, Session};
-use super::{Sessions, Statements};
+use super::{Sessions, Statements, Streams};
 use crate::metrics::Meters;
 use crate::report::{PeerDoor, Reports};
 use crate::router::Router;
@@ -45,6 +45,7 @@ pub struct Door {
     pub meters: Arc<Meters>,
     /// Sessions that are open.
     pub registry: Arc<Registry>,
+    streams: OnceLock<Arc<dyn Streams>>,
 }
 
 impl Door {
@@ -56,7 +57,24 @@ impl Door {
         peers: Arc<dyn PeerDoor>,
         meters: Arc<Meters>,
     ) -> Arc<Self> {
-        Arc::new(Self { router, reports, sessions, peers, meters, registry: Arc::default() })
+        let (registry, streams) = (Arc::default(), OnceLock::new());
+        Arc::new(Self { router, reports, sessions, peers, meters, registry, streams })
+    }
+
+    /// Serves streams of the log, too.
+    #[must_use]
+    pub fn with_streams(self: Arc<Self>, streams: Arc<dyn Streams>) -> Arc<Self> {
+        // Set once, by the assembly.
+        let _ = self.streams.set(streams);
+        self
+    }
+
+    /// Streams of the log, where this node has one.
+    pub fn streams(&self) -> Result<&dyn Streams, WireError> {
+        self.streams
+            .get()
+            .map(|streams| &**streams)
+            .ok_or_else(|| WireError::unsupported("a stream of this node's log"))
     }
 
     /// Serves a listener until it is told to stop; returns when every session has ended or been dropped.

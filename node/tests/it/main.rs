@@ -4,6 +4,7 @@
 mod chinook;
 mod cluster;
 mod doors;
+mod feed;
 mod founding;
 mod golden;
 mod harness;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::*;
 use crate::admin::{AdminOutcome, AdminPlan, StepState};
 use crate::error::Code;
-use crate::ids::{ClientId, Index, ShardId};
+use crate::feed::{Change, FeedColumns, FeedOp};
+use crate::ids::{ClientId, Index, SchemaVersion, ShardId, TableId, Timestamp};
 use crate::value::{Decimal, Interval};
 
 fn hex(bytes: &[u8]) -> String {
@@ -52,6 +53,39 @@ fn options() -> QueryOptions {
     }
 }
 
+fn feed_token() -> FeedToken {
+    FeedToken {
+        shard: ShardId::DATA,
+        epoch: Epoch { number: 1, id: 300 },
+        table: TableId::new(5),
+        version: SchemaVersion::new(2),
+        index: Index::new(300),
+        check: 0xabcd,
+        skip: 1,
+    }
+}
+
+fn feed_batch() -> FeedBatch {
+    let column = |name: &str, ty| Column { name: name.into(), ty };
+    let change = |op| Change {
+        op,
+        key: vec![Value::Int(7)],
+        row: Some(vec![Value::Int(7), Value::Null]),
+        timestamp: Timestamp::new(1, 2),
+        token: feed_token(),
+    };
+    let ops = [FeedOp::Insert, FeedOp::Update, FeedOp::Delete, FeedOp::Upsert, FeedOp::Truncate];
+    FeedBatch {
+        columns: Some(FeedColumns {
+            table: "T".into(),
+            key: vec![column("id", SqlType::Int)],
+            row: vec![column("id", SqlType::Int), column("n", SqlType::Text)],
+        }),
+        changes: ops.map(change).into(),
+        at: feed_token(),
+    }
+}
+
 fn requests(golden: &mut Golden) {
     let token = Token { shard: ShardId::DATA, epoch: 1, index: Index::new(300) };
     let all = [
@@ -66,6 +100,7 @@ fn requests(golden: &mut Golden) {
         ("ping", Request::Ping),
         ("schema", Request::Schema),
         ("admin", Request::Admin { action: AdminAction::Switchover { to: Some(NodeId::new(2)) }, dry_run: true }),
+        ("feed", Request::Feed { table: "t".into(), from: Some(feed_token()), credit: 16 }),
     ];
     for (name, body) in all {
         golden.add(&format!("request {name}"), &ClientFrame { request: 1, body });
@@ -139,6 +174,7 @@ fn responses(golden: &mut Golden) {
                 last: true,
             },
         ),
+        ("feed", Response::Feed(feed_batch())),
     ];
     for (name, body) in all {
         golden.add(&format!("response {name}"), &ServerFrame { request: 1, body });

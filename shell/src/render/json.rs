@@ -11,7 +11,7 @@ use quorate_shared::value::{Value, json_error};
 use quorate_shared::wire::Column;
 
 /// A key for every column, each different.
-pub(super) fn keys(columns: &[Column]) -> Vec<String> {
+pub(crate) fn keys(columns: &[Column]) -> Vec<String> {
     let mut taken: BTreeSet<String> = columns.iter().map(|c| c.name.clone()).collect();
     let mut seen = BTreeSet::new();
     columns
@@ -33,7 +33,7 @@ pub(super) fn keys(columns: &[Column]) -> Vec<String> {
 }
 
 /// One row as an object on one line.
-pub(super) fn object(keys: &[String], columns: &[Column], row: &[Value], out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn object(keys: &[String], columns: &[Column], row: &[Value], out: &mut dyn Write) -> io::Result<()> {
     out.write_all(b"{")?;
     for (at, ((key, column), value)) in keys.iter().zip(columns).zip(row).enumerate() {
         if at > 0 {
