@@ -521,7 +521,7 @@ fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
         Decoded::Hard(hard) => index.found(shard, replica).map(|r| r.hard(hard)),
         Decoded::Truncate(from) => index.found(shard, replica).and_then(|r| r.truncate(from)),
         Decoded::Base(base) => {
-            index.base(replica, &base);
+            index.found_base(replica, &base);
             Ok(())
         }
     };

@@ -7,22 +7,14 @@ use crate::engine::Batch;
 use crate::engine::memory::MemoryTree;
 use crate::entry::{Body, Transaction};
 use crate::log::memory::MemoryLog;
-use crate::log::{Log, LogEntry, LogRecord};
+use crate::log::{Log, LogEntry, LogRecord, Membership};
 use crate::machine::Machine;
 
 const S1: ShardId = ShardId::DATA;
 const R: ReplicaId = ReplicaId::new(1);
 
 fn base() -> BaseRecord {
-    BaseRecord {
-        shard: S1,
-        index: Index::new(0),
-        term: Term::new(0),
-        chain: Hash::default(),
-        voters: vec![R],
-        epoch: Epoch { number: 1, id: 2 },
-        timestamp: Timestamp::MIN,
-    }
+    BaseRecord::founding(S1, Membership::default(), Epoch { number: 1, id: 2 })
 }
 
 fn key(n: u64) -> Bytes {

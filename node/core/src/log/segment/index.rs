@@ -106,6 +106,16 @@ impl LogIndex {
         }
     }
 
+    /// A base record found on disk. Where nothing of the replica was met before, the entries it goes with may have been
+    /// trimmed since, and a later one follow.
+    pub fn found_base(&mut self, replica: ReplicaId, base: &BaseRecord) {
+        let known = self.shards.get(&base.shard).is_some_and(|r| r.replica == replica);
+        self.base(replica, base);
+        if let Some(new) = self.shards.get_mut(&base.shard).filter(|_| !known) {
+            new.origin = Origin::Likely;
+        }
+    }
+
     /// A record was put there.
     pub fn ends(&mut self, end: Location) {
         self.end = Some(end);
