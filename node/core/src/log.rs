@@ -61,6 +61,10 @@ pub struct Round {
 pub struct PaxosState {
     /// The configuration it is of; those before it are over.
     pub configuration: u32,
+    /// Where the configuration begins: its first entry follows this index.
+    pub begins: Index,
+    /// Rounds of the configurations before it: terms go on growing.
+    pub rounds_before: u32,
     /// No round below this one is taken part in any more.
     pub promised: Round,
     /// The round in which the entries were accepted last.

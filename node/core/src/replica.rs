@@ -1,16 +1,20 @@
 //! The replicator: the protocol that orders a shard's entries.
 //!
-//! One trait, one conformance suite of golden scripts. A protocol is never written by hand here: [`raft`] wraps raft-rs.
+//! One trait, one conformance suite of golden scripts. A protocol is never written by hand here: [`raft`] wraps raft-rs,
+//! [`paxos`] OmniPaxos.
 //! The replicator keeps back every send that depends on an unfinished write; what it cannot do is refused by name through
 //! [`Capabilities`].
 //!
 //! Invariants: entries are handed out as committed only when they are durable in the local log; every message in
 //! [`Output::sends`] is legal to put on the wire at once; a peer's bytes never panic.
 
+pub mod paxos;
 pub mod raft;
+pub(crate) mod random;
 
 use bytes::Bytes;
 use quorate_shared::ids::{Index, ReplicaId, Term};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Fatal;
 use crate::log::{LogEntry, LogRecord};
@@ -45,6 +49,45 @@ impl Default for Timing {
         Timing { tick: 25, heartbeat: 50, election_min: 400, election_max: 800, report_fresh: 250 }
     }
 }
+
+/// The protocol of a shard, the same for all its replicas for as long as it exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Protocol {
+    /// [`raft`].
+    #[default]
+    Raft,
+    /// [`paxos`].
+    Paxos,
+}
+
+impl Protocol {
+    /// Its name, as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Raft => "raft",
+            Protocol::Paxos => "paxos",
+        }
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(name: &str) -> Result<Self, UnknownProtocol> {
+        [Protocol::Raft, Protocol::Paxos].into_iter().find(|p| p.name() == name).ok_or(UnknownProtocol)
+    }
+}
+
+/// A name that no protocol has.
+#[derive(thiserror::Error, Clone, Copy, PartialEq, Eq, Debug)]
+#[error("the replicators are raft and paxos")]
+pub struct UnknownProtocol;
 
 /// Who leads, as this replica knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -115,6 +158,8 @@ pub trait Replicator: Send {
     /// Asks a quorum for the commit index; the answer comes in [`Output::reads`], or never: the caller has a deadline.
     /// `false`: it cannot be asked now (not the leader, or nothing of its term is committed yet).
     fn read_index(&mut self, now: Now, context: u64) -> Result<bool, Fatal>;
+    /// A connection to a peer was lost or renewed, or a message to it was dropped: what was under way may not arrive.
+    fn disconnected(&mut self, now: Now, peer: ReplicaId) -> Result<(), Fatal>;
     /// A write is durable, and all before it.
     fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal>;
     /// Entries are applied to the engine.

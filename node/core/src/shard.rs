@@ -32,8 +32,9 @@ use crate::lag::{Lag, ReaderReport, Subject};
 use crate::log::{LogEntry, LogReader, LogRecord};
 use crate::machine::Applied;
 use crate::proposal::{Proposal, WriteResult};
+use crate::replica::paxos::{Config as PaxosConfig, PaxosReplicator};
 use crate::replica::raft::{Config as RaftConfig, RaftReplicator};
-use crate::replica::{Leadership, Now, PersistId, Replicator, Timing};
+use crate::replica::{Leadership, Now, PersistId, Protocol, Replicator, Timing};
 use crate::sequencer::{Decision, Sequencer};
 
 /// Names a waiting caller; chosen by the driver, never reused while waiting.
@@ -48,6 +49,11 @@ pub enum Input {
         from: ReplicaId,
         /// The protocol's bytes.
         message: Bytes,
+    },
+    /// A connection to a peer's node was lost or renewed, or something for it was dropped.
+    Disconnected {
+        /// The replica there.
+        peer: ReplicaId,
     },
     /// Write this; answered by [`Effect::Reply`].
     Propose {
@@ -140,6 +146,8 @@ pub struct Config {
     pub replica: ReplicaId,
     /// The node it lives on.
     pub node: NodeId,
+    /// What orders its entries.
+    pub protocol: Protocol,
     /// For everything that is random in here.
     pub seed: u64,
     /// How long things may take.
@@ -218,15 +226,7 @@ impl Shard {
         applied: Applied,
         now: Now,
     ) -> Result<Self, Fatal> {
-        let protocol = RaftConfig {
-            shard: config.shard,
-            replica: config.replica,
-            membership: Arc::clone(&applied.membership),
-            applied: applied.index,
-            seed: config.seed,
-            timing: config.timing,
-        };
-        let replicator = Box::new(RaftReplicator::new(&protocol, Arc::clone(&log), now)?);
+        let replicator = replicator(&config, &applied, &log, now)?;
         let lag = Lag::new(config.timing, now);
         Ok(Self {
             config,
@@ -253,6 +253,7 @@ impl Shard {
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
         match input {
             Input::Receive { from, message } => self.replicator.receive(now, from, &message),
+            Input::Disconnected { peer } => self.replicator.disconnected(now, peer),
             Input::Persisted(id) => self.replicator.persisted(now, id),
             Input::Applied(applied) => self.note_applied(now, applied, effects),
             Input::Propose { ticket, proposal, deadline } => {
@@ -538,6 +539,28 @@ impl Shard {
             self.lag.observe(now, &self.replicator.progress(now));
         }
     }
+}
+
+fn replicator(
+    config: &Config,
+    applied: &Applied,
+    log: &Arc<dyn LogReader>,
+    now: Now,
+) -> Result<Box<dyn Replicator>, Fatal> {
+    let Config { shard, replica, seed, timing, .. } = *config;
+    let membership = Arc::clone(&applied.membership);
+    let applied = applied.index;
+    let log = Arc::clone(log);
+    Ok(match config.protocol {
+        Protocol::Raft => {
+            let config = RaftConfig { shard, replica, membership, applied, seed, timing };
+            Box::new(RaftReplicator::new(&config, log, now)?)
+        }
+        Protocol::Paxos => {
+            let config = PaxosConfig { shard, replica, membership, applied, seed, timing };
+            Box::new(PaxosReplicator::new(&config, log, now)?)
+        }
+    })
 }
 
 /// Fills in what the sequencer does not know.

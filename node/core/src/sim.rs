@@ -30,7 +30,7 @@ use crate::log::{BaseRecord, EpochStart, LogEntry, LogReader, Membership};
 use crate::machine::Machine;
 use crate::mvcc;
 use crate::proposal::{Op, Proposal, WriteResult};
-use crate::replica::{PersistId, Timing};
+use crate::replica::{PersistId, Protocol, Timing};
 use crate::shard::{Config, Effect, Input, Shard, Ticket, View};
 
 const SHARD: ShardId = ShardId::META;
@@ -81,8 +81,18 @@ impl Weather {
 #[derive(Debug)]
 enum Event {
     Wake,
-    Deliver { from: ReplicaId, message: Bytes },
-    Synced { until: PersistId, records: usize },
+    Deliver {
+        from: ReplicaId,
+        message: Bytes,
+    },
+    /// The connection to a peer was lost.
+    Disconnected {
+        peer: ReplicaId,
+    },
+    Synced {
+        until: PersistId,
+        records: usize,
+    },
     Apply,
 }
 
@@ -110,10 +120,13 @@ pub struct World {
     pub rng: Rng,
     pub weather: Weather,
     seed: u64,
+    protocol: Protocol,
     nodes: BTreeMap<u64, Node>,
     queue: BTreeMap<(u64, u64), (u64, u64, Event)>,
     queued: u64,
     cuts: BTreeSet<(u64, u64)>,
+    /// When the last message of each connection arrives: connections keep the order (paxos).
+    arrivals: BTreeMap<(u64, u64), u64>,
     tickets: Ticket,
     pub replies: BTreeMap<Ticket, Result<WriteResult, Rejected>>,
     pub reads: BTreeMap<Ticket, Result<Index, Rejected>>,
@@ -152,17 +165,19 @@ pub fn put(name: &str, value: &str, expect: Option<&str>, write: Option<(u8, u64
 }
 
 impl World {
-    /// Voters on empty disks, started.
-    pub fn new(seed: u64, voters: u64, weather: Weather) -> Self {
+    /// Voters of a protocol on empty disks, started.
+    pub fn with(seed: u64, voters: u64, weather: Weather, protocol: Protocol) -> Self {
         let mut world = World {
             now: 0,
             rng: Rng::new(seed),
             weather,
             seed,
+            protocol,
             nodes: BTreeMap::new(),
             queue: BTreeMap::new(),
             queued: 0,
             cuts: BTreeSet::new(),
+            arrivals: BTreeMap::new(),
             tickets: 0,
             replies: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -214,6 +229,7 @@ impl World {
             shard: SHARD,
             replica: ReplicaId::new(id),
             node: NodeId::new(id),
+            protocol: self.protocol,
             seed: seed ^ (node.life << 32),
             timing: Timing::default(),
         };
@@ -371,6 +387,7 @@ impl World {
                 self.schedule(wake.max(self.now + 1), id, Event::Wake);
             }
             Event::Deliver { from, message } => self.drive(id, vec![Input::Receive { from, message }]),
+            Event::Disconnected { peer } => self.drive(id, vec![Input::Disconnected { peer }]),
             Event::Synced { until, records } => self.synced(id, until, records),
             Event::Apply => self.apply(id),
         }
@@ -473,6 +490,10 @@ impl World {
     }
 
     fn send(&mut self, from: u64, to: u64, message: &Bytes) {
+        if self.protocol == Protocol::Paxos {
+            self.send_in_session(from, to, message);
+            return;
+        }
         if self.cuts.contains(&(from, to)) || self.rng.chance(self.weather.drop) {
             return;
         }
@@ -482,6 +503,43 @@ impl World {
             let from = ReplicaId::new(from);
             self.schedule(self.now + delay, to, Event::Deliver { from, message: message.clone() });
         }
+    }
+}
+
+impl World {
+    /// Why a protocol does not take so many voters.
+    fn refusal(voters: u64, protocol: Protocol) -> Option<String> {
+        let base = base(voters);
+        let config = Config {
+            shard: SHARD,
+            replica: ReplicaId::new(1),
+            node: NodeId::new(1),
+            protocol,
+            seed: 1,
+            timing: Timing::default(),
+        };
+        let applied = Machine::open(Arc::new(MemoryTree::default()), &base).unwrap().state().applied();
+        let log: Arc<dyn LogReader> = Arc::new(Disk::new(base));
+        Shard::new(config, log, Arc::new(MemoryTree::default()), applied, 0).err().map(|e| e.to_string())
+    }
+
+    /// Over a connection: in order, and what is lost ends it, which both sides notice.
+    fn send_in_session(&mut self, from: u64, to: u64, message: &Bytes) {
+        if self.cuts.contains(&(from, to)) {
+            return;
+        }
+        let arrives = self.now + self.rng.range(self.weather.delay.0, self.weather.delay.1);
+        // A lost packet is sent again by the connection; only some losses end it.
+        if self.rng.chance(self.weather.drop / 20) {
+            self.schedule(arrives, from, Event::Disconnected { peer: ReplicaId::new(to) });
+            self.schedule(arrives, to, Event::Disconnected { peer: ReplicaId::new(from) });
+            return;
+        }
+        let last = self.arrivals.entry((from, to)).or_default();
+        *last = arrives.max(*last);
+        let arrives = *last;
+        let from = ReplicaId::new(from);
+        self.schedule(arrives, to, Event::Deliver { from, message: message.clone() });
     }
 }
 

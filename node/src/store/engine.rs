@@ -359,8 +359,14 @@ impl Plan<'_> {
             NodeKind::Voter => {
                 let random = super::random_bytes()?;
                 let seed = random.iter().fold(0u64, |seed, byte| (seed << 8) ^ (seed >> 56) ^ u64::from(*byte));
-                let config =
-                    shard::Config { shard, replica, node: self.config.node, seed, timing: timing(self.config) };
+                let config = shard::Config {
+                    shard,
+                    replica,
+                    node: self.config.node,
+                    protocol: quorate_core::replica::Protocol::Raft,
+                    seed,
+                    timing: timing(self.config),
+                };
                 Part::Voter(Box::new(Shard::new(config, self.reader.clone(), tree, applied, clock.now())?))
             }
         };

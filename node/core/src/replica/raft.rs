@@ -461,6 +461,11 @@ impl Replicator for RaftReplicator {
         Ok(true)
     }
 
+    fn disconnected(&mut self, _: Now, _: ReplicaId) -> Result<(), Fatal> {
+        // raft-rs repeats what was lost.
+        Ok(())
+    }
+
     fn persisted(&mut self, _: Now, id: PersistId) -> Result<(), Fatal> {
         if id <= self.durable || id > self.issued {
             return Ok(());

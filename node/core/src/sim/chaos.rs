@@ -12,6 +12,7 @@ use quorate_shared::ids::Index;
 use super::reader::Reader;
 use super::{Rng, Weather, World, base, put, value};
 use crate::error::Rejected;
+use crate::replica::Protocol;
 use crate::shard::Ticket;
 
 const CLIENTS: u8 = 4;
@@ -43,7 +44,7 @@ fn name(client: u8, seq: u64) -> String {
 }
 
 impl Chaos {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, protocol: Protocol) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(31));
         let voters = if rng.chance(300) { 5 } else { 3 };
         let delay = rng.range(1, 30);
@@ -51,7 +52,7 @@ impl Chaos {
         let weather = Weather { delay: (1, delay), sync: (1, sync), drop: rng.range(0, 100), double: rng.range(0, 50) };
         let client = |id| Client { id, seq: 1, to: 1, waiting: None, unsure: false, pause_until: 0, read: None };
         Chaos {
-            world: World::new(seed, voters, weather),
+            world: World::with(seed, voters, weather, protocol),
             rng,
             reader: Some(Reader::new(base(voters))),
             clients: (1..=CLIENTS).map(client).collect(),
@@ -250,17 +251,31 @@ fn seeds() -> Vec<u64> {
 
 #[test]
 fn faults_lose_nothing() {
+    run_all(Protocol::Raft);
+}
+
+#[test]
+fn faults_lose_nothing_under_paxos() {
+    run_all(Protocol::Paxos);
+}
+
+fn run_all(protocol: Protocol) {
     for seed in seeds() {
-        let run = std::panic::catch_unwind(|| Chaos::new(seed).run());
+        let run = std::panic::catch_unwind(|| Chaos::new(seed, protocol).run());
         if run.is_err() {
-            panic!("seed {seed} failed; replay: SIM_SEED={seed} cargo test -p quorate-core faults_lose_nothing");
+            panic!(
+                "{protocol} seed {seed} failed; replay: SIM_SEED={seed} cargo test -p quorate-core faults_lose_nothing"
+            );
         }
     }
 }
 
 #[test]
 fn a_seed_runs_one_way() {
-    for seed in [3, 1_000] {
-        assert_eq!(Chaos::new(seed).run(), Chaos::new(seed).run(), "seed {seed}");
+    for protocol in [Protocol::Raft, Protocol::Paxos] {
+        for seed in [3, 1_000] {
+            let run = || Chaos::new(seed, protocol).run();
+            assert_eq!(run(), run(), "{protocol} seed {seed}");
+        }
     }
 }

@@ -5,6 +5,9 @@
 //! elect anybody there; the `paxos` replicator is for that.
 
 use super::{Weather, World, put};
+use crate::replica::Protocol;
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Raft, Protocol::Paxos];
 
 /// Links that work, one way.
 fn links(world: &mut World, works: impl Fn(u64, u64) -> bool) {
@@ -35,8 +38,8 @@ fn progress(world: &mut World, name: &str) {
     panic!("no write commits: {name}\n{}", world.trace);
 }
 
-fn cluster(seed: u64, voters: u64) -> World {
-    let mut world = World::new(seed, voters, Weather::FAIR);
+fn cluster(seed: u64, voters: u64, protocol: Protocol) -> World {
+    let mut world = World::with(seed, voters, Weather::FAIR, protocol);
     assert!(world.run_while(10_000, |w| w.leader().is_none()));
     world.run_for(200);
     world.trace.clear();
@@ -45,9 +48,9 @@ fn cluster(seed: u64, voters: u64) -> World {
 
 #[test]
 fn a_hub_is_enough() {
-    for seed in 0..10 {
+    for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
         for hub in [1, 3] {
-            let mut world = cluster(seed, 5);
+            let mut world = cluster(seed, 5, protocol);
             links(&mut world, |from, to| from == hub || to == hub);
             progress(&mut world, "h");
         }
@@ -56,11 +59,11 @@ fn a_hub_is_enough() {
 
 #[test]
 fn a_chain_is_enough() {
-    for seed in 0..10 {
-        let mut world = cluster(seed, 3);
+    for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
+        let mut world = cluster(seed, 3, protocol);
         links(&mut world, |from, to| from.abs_diff(to) == 1);
         progress(&mut world, "c");
-        let mut world = cluster(seed, 5);
+        let mut world = cluster(seed, 5, protocol);
         links(&mut world, |from, to| from.abs_diff(to) <= 2);
         progress(&mut world, "b");
     }
@@ -68,9 +71,9 @@ fn a_chain_is_enough() {
 
 #[test]
 fn a_leader_that_is_not_heard_or_hears_nobody_is_replaced() {
-    for seed in 0..10 {
+    for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
         for deaf in [false, true] {
-            let mut world = cluster(seed, 3);
+            let mut world = cluster(seed, 3, protocol);
             let leader = world.leader().unwrap();
             links(&mut world, |from, to| if deaf { to != leader } else { from != leader });
             world.run_for(3_000);
@@ -82,8 +85,8 @@ fn a_leader_that_is_not_heard_or_hears_nobody_is_replaced() {
 
 #[test]
 fn a_link_that_comes_and_goes_does_not_stop_the_others() {
-    for seed in 0..10 {
-        let mut world = cluster(seed, 3);
+    for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
+        let mut world = cluster(seed, 3, protocol);
         let other = world.leader().map(|l| l % 3 + 1).unwrap();
         let mut served = 0;
         for _ in 0..20 {
@@ -97,6 +100,6 @@ fn a_link_that_comes_and_goes_does_not_stop_the_others() {
                 served += usize::from(matches!(world.replies.remove(&ticket), Some(Ok(_))));
             }
         }
-        assert!(served >= 18, "seed {seed}: only {served} of 20 writes");
+        assert!(served >= 18, "{protocol}, seed {seed}: only {served} of 20 writes");
     }
 }

@@ -1,7 +1,8 @@
 //! Golden scripts over a [`World`] of shards: the conformance suite of replicators.
 //!
 //! Scripts are in `replica/testscripts/conformance`; they print answers and final states, nothing of a protocol, so that
-//! one expectation serves every protocol. To add one: write the commands, `UPDATE_GOLDENFILES=1 cargo test -p
+//! one expectation serves every protocol. Where an answer depends on what a protocol can do, or on whom it elects, there
+//! is one script for each, with its name as the extension. To add one: write the commands, `UPDATE_GOLDENFILES=1 cargo test -p
 //! quorate-core conformance`, and read what it says.
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::fmt::Write as _;
 
 use super::{Weather, World, outcome, put};
 use crate::lag::ReaderReport;
+use crate::replica::Protocol;
 use crate::shard::{Input, Ticket};
 use quorate_shared::ids::{Index, NodeId, ReplicaId};
 use quorate_shared::status::NodeKind;
@@ -107,13 +109,14 @@ enum Command {
 
 #[derive(Default)]
 struct Script {
+    protocol: Protocol,
     world: Option<World>,
     names: BTreeMap<Ticket, String>,
 }
 
 impl Script {
     fn world(&mut self) -> &mut World {
-        self.world.get_or_insert_with(|| World::new(1, 3, Weather::FAIR))
+        self.world.get_or_insert_with(|| World::with(1, 3, Weather::FAIR, self.protocol))
     }
 
     /// What has been answered since.
@@ -190,7 +193,7 @@ impl Script {
     }
 
     fn cluster(&mut self, voters: u64) -> Result<(), Box<dyn Error>> {
-        let mut world = World::new(1, voters, Weather::FAIR);
+        let mut world = World::with(1, voters, Weather::FAIR, self.protocol);
         if !world.run_while(10_000, |w| w.leader().is_none()) {
             return Err("nobody leads".into());
         }
@@ -212,7 +215,10 @@ impl goldenscript::Runner for Script {
     fn run(&mut self, command: &Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
         let mut out = String::new();
         match command {
-            Command::Cluster { voters } => self.cluster(*voters)?,
+            Command::Cluster { voters } => match World::refusal(*voters, self.protocol) {
+                Some(refusal) => out = refusal + "\n",
+                None => self.cluster(*voters)?,
+            },
             Command::Run { ms } => self.world().run_for(*ms),
             Command::Put { .. } => self.put(command)?,
             Command::Read { id } => {
@@ -264,6 +270,10 @@ fn conformance() {
     paths.sort();
     assert!(!paths.is_empty());
     for path in paths {
-        goldenscript::run(&mut Script::default(), &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let only = path.extension().map(|e| e.to_string_lossy().parse::<Protocol>().unwrap());
+        for protocol in [Protocol::Raft, Protocol::Paxos].into_iter().filter(|p| only.is_none_or(|o| o == *p)) {
+            let mut script = Script { protocol, ..Script::default() };
+            goldenscript::run(&mut script, &path).unwrap_or_else(|e| panic!("{protocol}: {}: {e}", path.display()));
+        }
     }
 }

@@ -234,9 +234,11 @@ pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
             put_hard(out, hard);
         }),
         LogRecord::Paxos(paxos) => put(out, stamp, KIND_PAXOS, |out| {
-            let PaxosState { configuration, promised, accepted, decided, syncing } = *paxos;
-            let words = [configuration, promised.number, promised.proposer, accepted.number, accepted.proposer];
+            let PaxosState { configuration, begins, rounds_before, promised, accepted, decided, syncing } = *paxos;
+            let (p, a) = (promised, accepted);
+            let words = [configuration, rounds_before, p.number, p.proposer, a.number, a.proposer];
             words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+            out.extend_from_slice(&begins.get().to_le_bytes());
             out.extend_from_slice(&decided.get().to_le_bytes());
             // No entry has index 0.
             out.extend_from_slice(&syncing.map_or(0, Index::get).to_le_bytes());
@@ -265,16 +267,18 @@ fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
 }
 
 /// Bytes of a [`PaxosState`].
-const PAXOS_BYTES: usize = 36;
+const PAXOS_BYTES: usize = 48;
 
 fn paxos_of(p: &[u8]) -> PaxosState {
     let word = |at: usize| le32(&p[at * 4..]);
-    let syncing = Index::new(le64(&p[28..]));
+    let syncing = Index::new(le64(&p[40..]));
     PaxosState {
         configuration: word(0),
-        promised: Round { number: word(1), proposer: word(2) },
-        accepted: Round { number: word(3), proposer: word(4) },
-        decided: Index::new(le64(&p[20..])),
+        begins: Index::new(le64(&p[24..])),
+        rounds_before: word(1),
+        promised: Round { number: word(2), proposer: word(3) },
+        accepted: Round { number: word(4), proposer: word(5) },
+        decided: Index::new(le64(&p[32..])),
         syncing: (syncing != Index::new(0)).then_some(syncing),
     }
 }
@@ -381,6 +385,8 @@ mod tests {
         let hard = HardState { term: Term::new(4), vote: ReplicaId::new(2), commit: Index::new(1) };
         let paxos = PaxosState {
             configuration: 1,
+            begins: Index::new(5),
+            rounds_before: 3,
             promised: Round { number: 9, proposer: 2 },
             accepted: Round { number: 8, proposer: 1 },
             decided: Index::new(6),
@@ -399,9 +405,9 @@ mod tests {
             (LogRecord::Base(base), "50000000", "0402", base_bytes),
             (
                 LogRecord::Paxos(paxos),
-                "24000000",
+                "30000000",
                 "0501",
-                "01000000 09000000 02000000 08000000 01000000 0600000000000000 0700000000000000".to_owned(),
+                "01000000 03000000 09000000 02000000 08000000 01000000 0500000000000000 0600000000000000 0700000000000000".to_owned(),
             ),
             (
                 LogRecord::Become { replica: ReplicaId::new(9), hard },

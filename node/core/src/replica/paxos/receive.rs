@@ -1,0 +1,246 @@
+//! What a peer says: checked before the library sees it.
+//!
+//! The library indexes by place, adds to positions, and unwraps; it checks neither the configuration nor who may say
+//! what. A message that no correct peer sends is dropped and counted; one that shows that this replica has missed
+//! something ends the session.
+
+use quorate_shared::ids::ReplicaId;
+
+use super::wire::{self, Message};
+use super::{Now, PaxosReplicator};
+use crate::error::Fatal;
+use crate::log::Round;
+
+/// Numbers of rounds are far below where they could overflow.
+const ROUND_MAX: u32 = u32::MAX / 2;
+
+/// What to do with a message.
+enum Verdict {
+    /// The library may have it. `true`: it is the next of the leader's sequence.
+    Pass(Message, bool),
+    /// It is out of date, and nothing is wrong with it.
+    Late,
+    /// No correct peer says this.
+    Nonsense,
+    /// Something before it is missing.
+    Gap,
+}
+
+impl PaxosReplicator {
+    pub(super) fn receive_frame(&mut self, now: Now, from: ReplicaId, bytes: &[u8]) -> Result<(), Fatal> {
+        let pid = self.place_of(from).filter(|p| *p != self.pid);
+        let frame = wire::decode_head(bytes).filter(|(head, _)| head.configuration == self.configuration);
+        let (Some(pid), Some((head, rest))) = (pid, frame) else {
+            self.dropped += 1;
+            return Ok(());
+        };
+        let Some(link) = self.links.get_mut(&pid) else { return Ok(()) };
+        let Ok(arrived) = link.receive(now, head.kind, rest, &mut self.random) else {
+            self.close(now, pid);
+            return Ok(());
+        };
+        let generation = link.generation;
+        if arrived.answer {
+            self.hello(now, pid);
+        }
+        if arrived.opened {
+            self.streams.end(pid);
+            self.run(now, "reconnect", |library| library.reconnected(pid))?;
+            if !self.disk_hangs(now) {
+                let round = self.round;
+                self.send(now, pid, &Message::Heartbeat { round });
+            }
+        }
+        for message in arrived.messages {
+            // Handling one may end the session: what comes behind it belongs to the ended one.
+            if self.links.get(&pid).is_none_or(|l| l.generation != generation) {
+                break;
+            }
+            match message {
+                Some(message) => self.handle(now, pid, message)?,
+                None => {
+                    self.dropped += 1;
+                    self.close(now, pid);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, now: Now, pid: u64, message: Message) -> Result<(), Fatal> {
+        let promised = self.promised();
+        match message {
+            Message::Beat => return Ok(()),
+            Message::Confirm { n, context } => {
+                if n == promised && n.proposer == place(pid) {
+                    self.send(now, pid, &Message::Confirmed { n, context });
+                }
+                return Ok(());
+            }
+            Message::Confirmed { n, context } => {
+                if n == promised && self.leads() {
+                    let needed = self.others_needed();
+                    self.confirmed_reads.extend(self.reads.confirm(pid, context, needed).map(|i| (context, i)));
+                }
+                return Ok(());
+            }
+            Message::Lead { n } => {
+                if n == promised && n.proposer == place(pid) && n.number < ROUND_MAX && !self.store.is_stopped() {
+                    self.take_over(now)?;
+                }
+                return Ok(());
+            }
+            Message::Heartbeat { .. } if self.disk_hangs(now) => return Ok(()),
+            _ => {}
+        }
+        let following =
+            self.library.get_current_leader().is_some_and(|(leader, accepts)| accepts && leader != self.pid);
+        let for_follower = matches!(message, Message::Promise { .. });
+        let sync = matches!(message, Message::AcceptSync { .. });
+        match self.check(pid, message, following) {
+            Verdict::Pass(message, in_sequence) => {
+                let counter = if in_sequence { self.counter + 1 } else { 1 };
+                if in_sequence {
+                    self.counter = counter;
+                }
+                if matches!(message, Message::HeartbeatReply { .. }) {
+                    self.answered.insert(pid);
+                }
+                if let Message::Accepted { accepted, .. } = message {
+                    self.streams.note_accepted(pid, accepted);
+                }
+                let Some(message) = message.library(self.configuration, pid, self.pid, counter) else {
+                    self.dropped += 1;
+                    return Ok(());
+                };
+                self.store.part_is_enough(for_follower);
+                self.run(now, "receive a message", |library| library.handle_incoming(message))?;
+                self.store.part_is_enough(false);
+                if sync && self.library.get_current_leader() == Some((pid, true)) {
+                    self.counter = 1;
+                }
+            }
+            Verdict::Late => {}
+            Verdict::Nonsense => self.dropped += 1,
+            Verdict::Gap => self.close(now, pid),
+        }
+        Ok(())
+    }
+
+    /// `following`: this replica is in the accept phase of another's round.
+    fn check(&self, pid: u64, message: Message, following: bool) -> Verdict {
+        let promised = self.promised();
+        let accepted = self.library.get_accepted_idx() as u64;
+        let decided = self.library.get_decided_idx() as u64;
+        let (theirs, mine) = (|n: Round| self.is_round(n) && n.proposer == place(pid), place(self.pid));
+        match message {
+            Message::Heartbeat { .. } => Verdict::Pass(message, false),
+            Message::HeartbeatReply { ref round, ballot, leader, .. } => {
+                let known = leader == Round::default() || self.is_round(leader);
+                if *round != self.round || self.answered.contains(&pid) {
+                    Verdict::Late
+                } else if ballot.proposer == place(pid) && ballot.number < ROUND_MAX && known {
+                    Verdict::Pass(message, false)
+                } else {
+                    Verdict::Nonsense
+                }
+            }
+            Message::PrepareRequest { n } | Message::NotAccepted { n } => {
+                if n == Round::default() || self.is_round(n) {
+                    Verdict::Pass(message, false)
+                } else {
+                    Verdict::Nonsense
+                }
+            }
+            Message::Prepare { n, decided, accepted, .. } => {
+                if !theirs(n) || decided > accepted {
+                    Verdict::Nonsense
+                } else if decided < self.store.first() as u64 {
+                    // What it lacks is not in this log any more: the library would leave a hole.
+                    Verdict::Late
+                } else {
+                    Verdict::Pass(message, false)
+                }
+            }
+            Message::Promise { n, .. } if n.proposer != mine => Verdict::Nonsense,
+            Message::Promise { n, .. } if n != promised => Verdict::Late,
+            Message::Promise { .. } => self.check_promise(message, accepted, decided),
+            Message::Accepted { n, accepted: theirs } => {
+                if n.proposer != mine || (n == promised && theirs > accepted) {
+                    Verdict::Nonsense
+                } else if n != promised {
+                    Verdict::Late
+                } else {
+                    Verdict::Pass(message, false)
+                }
+            }
+            Message::AcceptSync { n, .. }
+            | Message::Accept { n, .. }
+            | Message::Decide { n, .. }
+            | Message::AcceptStop { n, .. }
+                if !theirs(n) =>
+            {
+                Verdict::Nonsense
+            }
+            Message::AcceptSync { n, .. } if n == promised && following => Verdict::Late,
+            Message::AcceptSync { n, decided: told, mut sync } => {
+                if sync.at > accepted || !sync.begin_at(decided) {
+                    return Verdict::Gap;
+                }
+                let decided = told.min(sync.end());
+                Verdict::Pass(Message::AcceptSync { n, decided, sync }, false)
+            }
+            Message::Accept { n, .. } | Message::Decide { n, .. } | Message::AcceptStop { n, .. } if n != promised => {
+                // The library says that it has promised more, or asks to be prepared.
+                Verdict::Pass(message, false)
+            }
+            _ if !following => Verdict::Late,
+            Message::Accept { at, .. } | Message::AcceptStop { at, .. } if at != self.store.len() as u64 => {
+                Verdict::Gap
+            }
+            Message::Accept { .. } | Message::AcceptStop { .. } if self.store.is_stopped() => Verdict::Gap,
+            Message::Accept { n, decided, at, entries } => {
+                let decided = decided.min(at + entries.len() as u64);
+                Verdict::Pass(Message::Accept { n, decided, at, entries }, true)
+            }
+            Message::AcceptStop { .. } => Verdict::Pass(message, true),
+            Message::Decide { n, decided } => {
+                Verdict::Pass(Message::Decide { n, decided: decided.min(accepted) }, true)
+            }
+            _ => Verdict::Nonsense,
+        }
+    }
+
+    fn check_promise(&self, message: Message, accepted: u64, decided: u64) -> Verdict {
+        let Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync } = message else {
+            return Verdict::Nonsense;
+        };
+        let known = n_accepted == Round::default() || self.is_round(n_accepted);
+        if !known || theirs > their_end || n_accepted > n {
+            return Verdict::Nonsense;
+        }
+        let sync = match sync {
+            None => None,
+            Some(sync) if sync.at > accepted || sync.end() != their_end => return Verdict::Nonsense,
+            Some(mut sync) => {
+                if !sync.begin_at(decided) {
+                    return Verdict::Nonsense;
+                }
+                Some(sync)
+            }
+        };
+        if theirs < self.store.first() as u64 {
+            return Verdict::Late;
+        }
+        Verdict::Pass(Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync }, false)
+    }
+
+    fn is_round(&self, n: Round) -> bool {
+        (1..=self.voters.len() as u64).contains(&u64::from(n.proposer)) && n.number < ROUND_MAX
+    }
+}
+
+/// A voter's place as rounds name it.
+fn place(pid: u64) -> u32 {
+    u32::try_from(pid).unwrap_or(u32::MAX)
+}

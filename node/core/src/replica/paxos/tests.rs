@@ -1,0 +1,1 @@
+//! Tests of what the wrapper adds to the library.
