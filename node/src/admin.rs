@@ -24,7 +24,7 @@ use crate::report::{NodeReport, NodeState, Reports};
 /// How long a node may take to report before the picture is taken without it.
 pub const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A node that was heard within this time is alive.
-pub const HEARD_MS_MAX: u64 = 3_000;
+pub const HEARD_MS_MAX: u64 = 1_000;
 
 /// A report and when it was taken, by the asking node's clock.
 #[derive(Clone, PartialEq, Debug)]
@@ -70,8 +70,7 @@ impl Admin {
 /// Asks every known node at once.
 pub async fn gather(reports: &dyn Reports, known: Vec<NodeAddress>) -> Gathered {
     let asked_ms = now_ms();
-    let local = reports.local_report();
-    let asked = local.node;
+    let asked = reports.node();
     let others: BTreeSet<NodeId> = known.iter().map(|node| node.node).filter(|node| *node != asked).collect();
     let answers = join_all(others.into_iter().map(|node| async move {
         let answer = match reports.peer_report(node, REPORT_TIMEOUT).await {
@@ -81,7 +80,9 @@ pub async fn gather(reports: &dyn Reports, known: Vec<NodeAddress>) -> Gathered 
         (node, answer)
     }));
     let mut answers: BTreeMap<_, _> = answers.await.into_iter().collect();
-    answers.insert(asked, Ok(Answer { report: local, asked_ms, answered_ms: asked_ms }));
+    // Last: while the others were waited for, this node's own knowledge has grown.
+    let (local_ms, local) = (now_ms(), reports.local_report());
+    answers.insert(asked, Ok(Answer { report: local, asked_ms: local_ms, answered_ms: local_ms }));
     Gathered { now_ms: now_ms(), asked, known, answers }
 }
 
@@ -259,6 +260,7 @@ fn unconfirmed(mut status: ShardStatus) -> ShardStatus {
         member.lag_bytes = None;
         member.lag_ms = None;
         member.lag_at_least = false;
+        member.stuck_at = None;
     }
     status
 }

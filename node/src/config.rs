@@ -231,6 +231,8 @@ pub struct Config {
     pub heartbeat_ms: u64,
     /// Free space below which writes are refused.
     pub disk_reserve_bytes: u64,
+    /// Where tests say which part of this node hangs; by a flag only.
+    pub test_hooks: Option<PathBuf>,
 }
 
 impl Config {
@@ -393,6 +395,7 @@ impl TryFrom<RawConfig> for Config {
             cache_bytes: cache_mb << 20,
             election_ms,
             heartbeat_ms,
+            test_hooks: None,
             disk_reserve_bytes: raw
                 .disk_reserve_mb
                 .map_or(quorate_shared::limits::DISK_RESERVE_BYTES, |mb| mb.saturating_mul(1 << 20)),

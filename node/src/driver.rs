@@ -130,9 +130,25 @@ pub trait Outgoing: Send + Sync + 'static {
     fn flush(&self);
     /// How far a log-shipped replica is; for the server of its stream.
     fn progress(&self, progress: ShipProgress);
+    /// A test wants this part to hang.
+    fn held(&self, _part: Held) -> bool {
+        false
+    }
     /// An engine or a log has failed: the node has to be started again.
     fn failed(&self, what: Failure, why: &str);
 }
+
+/// A part of the driver that a test can hang.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// Nothing is applied.
+    Applier,
+    /// The disk does not finish a write of the log.
+    Log,
+}
+
+/// How often a part that hangs looks whether it still does.
+const HELD_PAUSE: Duration = Duration::from_millis(10);
 
 /// What has failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,6 +183,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Hangs as long as a test wants it, and the node is not stopping.
+    pub(crate) fn hold(&self, part: Held, stopping: impl Fn() -> bool) {
+        while self.outgoing.held(part) && !stopping() {
+            std::thread::sleep(HELD_PAUSE);
+        }
+    }
+
     pub(crate) fn set_catalog(&self, catalog: Catalog) {
         let version = catalog.version.get();
         *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);

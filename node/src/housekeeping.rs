@@ -33,7 +33,7 @@ const USAGE_EVERY: Duration = Duration::from_secs(10);
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 const LEADERS_EVERY: Duration = Duration::from_secs(1);
 /// How often every other node is told that this one is there.
-const HERE_EVERY: Duration = Duration::from_secs(1);
+const HERE_EVERY: Duration = Duration::from_millis(300);
 /// A data shard's leader hands over to the master after seeing it elsewhere so many times in a row.
 const ELSEWHERE_MAX: u32 = 3;
 /// Pause between attempts to write to the catalog.

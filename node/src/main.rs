@@ -85,6 +85,9 @@ struct StartArgs {
     /// Free space below which writes are refused, in MiB [default: 256].
     #[arg(long, value_name = "MIB")]
     disk_reserve_mb: Option<u64>,
+    /// For tests: a part of this node hangs while a file of its name is in this directory.
+    #[arg(long, value_name = "DIR", hide = true)]
+    test_hooks: Option<PathBuf>,
 }
 
 impl StartArgs {
@@ -122,7 +125,8 @@ impl StartArgs {
         let env = RawConfig::from_env(
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
         )?;
-        Config::try_from(file.overlay(env).overlay(self.flags()))
+        let config = Config::try_from(file.overlay(env).overlay(self.flags()))?;
+        Ok(Config { test_hooks: self.test_hooks.clone(), ..config })
     }
 }
 

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::admin::actions::Runner;
 use crate::config::{Config, Role};
-use crate::driver::{Driver, Failure, Outgoing};
+use crate::driver::{Driver, Failure, Held, Outgoing};
 use crate::forward::{Forwarder, NodeRouter};
 use crate::founding::{self, Verdict};
 use crate::housekeeping::{self, Housekeeping};
@@ -420,6 +420,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     };
     let progress = Arc::new(ProgressOut::default());
     let outgoing = Arc::new(NodeOutgoing {
+        hooks: parts.config.test_hooks.clone(),
         peers: parts.peers.clone(),
         founding: founding.clone(),
         data: directory.path().to_owned(),
@@ -506,6 +507,7 @@ async fn hand_over(driver: &Arc<Driver>, me: NodeId) {
 
 /// Where the driver's effects go.
 struct NodeOutgoing {
+    hooks: Option<PathBuf>,
     peers: Arc<Peers>,
     founding: Founding,
     data: PathBuf,
@@ -530,6 +532,14 @@ impl Outgoing for NodeOutgoing {
 
     fn progress(&self, progress: ShipProgress) {
         self.progress.send(progress);
+    }
+
+    fn held(&self, part: Held) -> bool {
+        let name = match part {
+            Held::Applier => "applier",
+            Held::Log => "log",
+        };
+        self.hooks.as_ref().is_some_and(|hooks| hooks.join(name).exists())
     }
 
     fn failed(&self, what: Failure, why: &str) {

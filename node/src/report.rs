@@ -100,6 +100,8 @@ pub struct Counters {
 /// Whom to ask for reports.
 #[async_trait]
 pub trait Reports: Send + Sync + 'static {
+    /// This node.
+    fn node(&self) -> NodeId;
     /// This node's own.
     fn local_report(&self) -> NodeReport;
     /// Another node's, or why there is none within the timeout.

@@ -110,6 +110,10 @@ fn memory_bytes() -> u64 {
 
 #[async_trait]
 impl Reports for NodeReports {
+    fn node(&self) -> NodeId {
+        self.config.node
+    }
+
     fn local_report(&self) -> NodeReport {
         let driver = self.forwarder.driver();
         let identity = NodeRouter(self.forwarder.clone()).identity();

@@ -32,25 +32,25 @@ pub struct ReaderReport {
     pub kind: NodeKind,
     /// Highest index sent to it, as the server of its stream knows; for voters from the protocol.
     pub sent: Index,
+    /// Highest index that has arrived there.
+    pub received: Index,
     /// Highest index durable there.
     pub durable: Index,
     /// Highest index applied there.
     pub applied: Index,
 }
 
-/// Where a member was when it last moved.
+/// What a member had applied when it last applied something. That it still receives is no sign that it gets on.
 #[derive(Clone, Copy, Debug)]
 struct Track {
-    sent: Index,
-    durable: Index,
     applied: Index,
     moved: Now,
 }
 
 impl Track {
-    fn observe(&mut self, now: Now, sent: Index, durable: Index, applied: Index) {
-        if (sent, durable, applied) != (self.sent, self.durable, self.applied) {
-            *self = Track { sent, durable, applied, moved: now };
+    fn observe(&mut self, now: Now, applied: Index) {
+        if applied != self.applied {
+            *self = Track { applied, moved: now };
         }
     }
 }
@@ -81,6 +81,7 @@ pub struct Subject<'a> {
 /// What is known of one member when a picture is taken.
 struct Known {
     sent: Index,
+    received: Index,
     durable: Index,
     applied: Index,
     age: u64,
@@ -167,22 +168,22 @@ impl Lag {
         if report.kind == NodeKind::Voter {
             return;
         }
-        let ReaderReport { sent, durable, applied, .. } = report;
+        let applied = report.applied;
         if let Some(reader) = self.readers.get_mut(&report.node) {
             reader.report = report;
             reader.at = now;
-            reader.track.observe(now, sent, durable, applied);
+            reader.track.observe(now, applied);
         } else if self.readers.len() < READERS_MAX {
-            let track = Track { sent, durable, applied, moved: now };
+            let track = Track { applied, moved: now };
             self.readers.insert(report.node, Reader { report, at: now, track });
         }
     }
 
     /// Notes how far the voters are, so that one that does not move is seen; called about once per tick by a leader.
     pub fn observe(&mut self, now: Now, voters: &[Progress]) {
-        for Progress { replica, sent, durable, applied, .. } in voters {
-            let new = Track { sent: *sent, durable: *durable, applied: *applied, moved: now };
-            self.voters.entry(*replica).or_insert(new).observe(now, *sent, *durable, *applied);
+        for Progress { replica, applied, .. } in voters {
+            let new = Track { applied: *applied, moved: now };
+            self.voters.entry(*replica).or_insert(new).observe(now, *applied);
         }
     }
 
@@ -215,11 +216,13 @@ impl Lag {
             let known = match progress.iter().find(|p| p.replica == replica) {
                 Some(&Progress { sent, durable, applied, heard, .. }) => heard.map(|age| {
                     let moved = self.voters.get(&replica).map_or(now, |t| t.moved);
-                    Known { sent, durable, applied, age, moved }
+                    // The protocol does not say what has arrived: what was sent to one who answers has.
+                    Known { sent, received: sent, durable, applied, age, moved }
                 }),
                 None if node == subject.node => {
                     let durable = replicator.durable_index();
-                    Some(Known { sent: durable, durable, applied: subject.applied.index, age: 0, moved: now })
+                    let applied = subject.applied.index;
+                    Some(Known { sent: durable, received: durable, durable, applied, age: 0, moved: now })
                 }
                 None => None,
             };
@@ -227,9 +230,9 @@ impl Lag {
             status.members.push(self.member(node, kind, known.as_ref(), subject, confirmed, (now, wall)));
         }
         for reader in self.readers.values() {
-            let ReaderReport { node, kind, sent, durable, applied } = reader.report;
+            let ReaderReport { node, kind, sent, received, durable, applied } = reader.report;
             let age = now.saturating_sub(reader.at);
-            let known = Known { sent, durable, applied, age, moved: reader.track.moved };
+            let known = Known { sent, received, durable, applied, age, moved: reader.track.moved };
             if leadership.is_leader {
                 status.members.push(self.member(node, kind, Some(&known), subject, confirmed, (now, wall)));
             }
@@ -250,8 +253,10 @@ impl Lag {
         let Some(known) = known else {
             if confirmed {
                 // Never heard by this leader: it is behind by at least this long, as far as anybody can say.
-                member.lag_ms = Some(now.saturating_sub(self.led_since));
+                let silent = now.saturating_sub(self.led_since);
+                member.lag_ms = Some(silent.max(1));
                 member.lag_at_least = true;
+                member.stuck_at = (silent >= self.timing.election_min).then(|| "send".to_owned());
             }
             return member;
         };
@@ -270,20 +275,17 @@ impl Lag {
             (if fresh { 0 } else { known.age }, !fresh)
         } else {
             match self.committed_at(known.applied.next()) {
-                Some(at) => (now.saturating_sub(at), !fresh),
-                None => (self.lower_bound(known.applied, subject, now, wall), true),
+                // Committed in this very millisecond and not applied is still behind.
+                Some(at) => (now.saturating_sub(at).max(1), !fresh),
+                None => (self.lower_bound(known.applied, subject, now, wall).max(1), true),
             }
         };
         member.lag_ms = Some(ms);
         member.lag_at_least = at_least;
-        let patience = self.timing.election_max;
-        if known.applied < commit && ms >= patience && now.saturating_sub(known.moved) >= patience {
-            let phase = match known.durable {
-                durable if durable >= commit => "apply",
-                durable if known.sent > durable => "persist",
-                _ => "send",
-            };
-            member.stuck_at = Some(phase.to_owned());
+        let silent = known.age >= self.timing.election_min;
+        let stands = now.saturating_sub(known.moved) >= self.timing.election_min;
+        if silent || (known.applied < commit && ms >= self.timing.election_min && stands) {
+            member.stuck_at = Some(phase(known, silent).to_owned());
         }
         member
     }
@@ -321,6 +323,17 @@ impl Lag {
         let read = subject.log.entries(subject.shard, next, to, LOOK_BYTES).unwrap_or_default();
         let first = read.iter().filter(|e| e.payload == Payload::Entry).find_map(timestamp_ms);
         led.max(first.map_or(0, |ms| wall.saturating_sub(ms)))
+    }
+}
+
+/// Where a member does not get on: the last phase that has work. Of one who is silent no more can be said than that
+/// nothing comes of what is sent to it.
+fn phase(known: &Known, silent: bool) -> &'static str {
+    match known {
+        _ if silent => "send",
+        Known { applied, durable, .. } if applied < durable => "apply",
+        Known { durable, received, .. } if durable < received => "persist",
+        _ => "send",
     }
 }
 

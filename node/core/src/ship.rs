@@ -45,6 +45,8 @@ pub struct Pull {
 pub struct ShipProgress {
     /// The shard.
     pub shard: ShardId,
+    /// Highest index that has arrived.
+    pub received: Index,
     /// Highest index durable at the reader.
     pub durable: Index,
     /// Highest index applied there.

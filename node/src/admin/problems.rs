@@ -10,11 +10,11 @@ use super::{Gathered, Since, is_recent, time_text};
 use crate::report::{NodeReport, NodeState};
 
 /// A replica further behind than this is lagging.
-const LAG_MS_MAX: u64 = 5_000;
-/// A replica that does not get on for this long is stalled.
+const LAG_MS_MAX: u64 = 1_000;
+/// A replica that does not get on is stalled; for this long, and it is critical.
 const STALL_MS_MAX: u64 = 10_000;
 /// A write to the disk that takes longer is a problem.
-const SYNC_MS_MAX: u64 = 2_000;
+const SYNC_MS_MAX: u64 = 1_000;
 /// For how long after the start a rebuilt engine is worth a remark.
 const REBUILT_MS: u64 = 5 * 60 * 1000;
 
@@ -182,20 +182,23 @@ fn quorum(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
     found.push(problem);
 }
 
-/// Members that are behind. One that is down or has stopped is named already.
+/// Members that are behind. One that is down or has stopped is named already; one that only this node cannot reach is
+/// not: whether its replica gets on is another question.
 fn members(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
+    let down: Vec<String> = found.iter().filter(|f| f.name == "NodeDown").map(|f| f.subject.clone()).collect();
     let healthy = |member: &&MemberStatus| {
         let report = gathered.reports().find(|report| report.node.to_string() == member.node);
-        report.is_some_and(|report| report.state == NodeState::Ready)
+        report.is_none_or(|report| report.state == NodeState::Ready) && !down.contains(&member.node)
     };
     for member in shard.members.iter().filter(healthy) {
         let Some(lag_ms) = member.lag_ms else { continue };
         let subject = format!("{}/{}", shard.id, member.node);
         let behind = if member.lag_at_least { "at least " } else { "" };
-        if let Some(phase) = member.stuck_at.as_deref().filter(|_| lag_ms > STALL_MS_MAX) {
+        if let Some(phase) = member.stuck_at.as_deref() {
             let hint =
                 format!("it does not get on at {phase}, {behind}{lag_ms} ms behind; look at {}'s log", member.node);
-            found.push(Found::new("ReplicaStalled", Verdict::Critical, subject, hint).aged(lag_ms));
+            let severity = if lag_ms > STALL_MS_MAX { Verdict::Critical } else { Verdict::Warning };
+            found.push(Found::new("ReplicaStalled", severity, subject, hint).aged(lag_ms));
         } else if lag_ms > LAG_MS_MAX {
             let hint = format!("it is {behind}{lag_ms} ms behind; look at its disk, its load and the network to it");
             found.push(Found::new("ReplicaLagging", Verdict::Warning, subject, hint).aged(lag_ms));

@@ -16,7 +16,7 @@ use quorate_core::mvcc::Snapshot;
 use quorate_shared::ids::{CatalogVersion, ShardId};
 use quorate_shared::limits::APPLY_BATCH_BYTES_MAX;
 
-use super::{Clock, Event, Failure, Shared};
+use super::{Clock, Event, Failure, Held, Shared};
 
 /// How often the applier looks for old versions, busy or not, and at how many: a few milliseconds of work, and more of
 /// them in a second than a busy node makes.
@@ -92,6 +92,7 @@ impl Applier {
         };
         for batch in batches(entries) {
             wait_room(&self.shared);
+            self.shared.hold(Held::Applier, || self.shared.applies.is_closed());
             let applied = guarded(|| machine.apply(batch))?;
             if applied.schema_changed && shard == ShardId::META {
                 let snapshot = Snapshot::new(view.tree().clone(), applied.timestamp);

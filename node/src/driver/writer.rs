@@ -12,7 +12,7 @@ use quorate_core::log::{HardState, Log, LogRecord};
 use quorate_core::replica::PersistId;
 use quorate_shared::ids::{ReplicaId, ShardId};
 
-use super::{Event, Failure, Shared};
+use super::{Event, Failure, Held, Shared};
 
 /// Make these durable.
 pub(crate) struct Job {
@@ -37,6 +37,7 @@ impl Writer {
         let mut jobs: Vec<Job> = Vec::new();
         while self.shared.writes.take(&mut jobs, None) {
             self.shared.sync_since.store(self.shared.clock.now() + 1, Ordering::Relaxed);
+            self.shared.hold(Held::Log, || self.shared.writes.is_closed());
             let written = self.write(&jobs);
             self.shared.sync_since.store(0, Ordering::Relaxed);
             if let Err(fatal) = written {

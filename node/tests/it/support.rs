@@ -70,8 +70,30 @@ impl TestNode {
 
     /// Changes a flag for the next start.
     pub fn set_flag(&mut self, name: &str, value: &str) {
-        let at = self.args.iter().position(|a| a == name).unwrap();
-        self.args[at + 1] = value.to_owned();
+        match self.args.iter().position(|a| a == name) {
+            Some(at) => self.args[at + 1] = value.to_owned(),
+            None => self.args.extend([name.to_owned(), value.to_owned()]),
+        }
+    }
+
+    fn hook(&self, part: &str) -> PathBuf {
+        self.log.with_extension("hooks").join(part)
+    }
+
+    /// A part of the node hangs from here on: `applier` or `log`.
+    pub fn hang(&self, part: &str) {
+        std::fs::write(self.hook(part), []).unwrap();
+    }
+
+    /// It goes on.
+    pub fn unhang(&self, part: &str) {
+        std::fs::remove_file(self.hook(part)).unwrap();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = self.child.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id() as i32)).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// `kill -9`.
@@ -167,6 +189,9 @@ impl TestCluster {
                     false => ["--replica-of".into(), of.join(",")],
                 });
                 let log = dir.path().join(format!("n{id}.log"));
+                let hooks = log.with_extension("hooks");
+                std::fs::create_dir(&hooks).unwrap();
+                args.extend(["--test-hooks".into(), hooks.display().to_string()]);
                 (*id, TestNode { id: *id, port: *port, http: *http, data, log, args, child: None })
             })
             .collect();

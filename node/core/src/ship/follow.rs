@@ -205,13 +205,13 @@ impl Follower {
 
     /// What to tell the server.
     pub fn progress(&self) -> ShipProgress {
-        ShipProgress { shard: self.shard, durable: self.durable, applied: self.applied }
+        ShipProgress { shard: self.shard, received: self.last, durable: self.durable, applied: self.applied }
     }
 
     /// What to tell whoever asks about this replica.
     pub fn report(&self, node: NodeId) -> ReaderReport {
-        let (sent, durable, applied) = (self.last, self.durable, self.applied);
-        ReaderReport { node, kind: NodeKind::Replica, sent, durable, applied }
+        let (received, durable, applied) = (self.last, self.durable, self.applied);
+        ReaderReport { node, kind: NodeKind::Replica, sent: received, received, durable, applied }
     }
 
     /// How it is now.

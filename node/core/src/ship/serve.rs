@@ -36,6 +36,7 @@ pub struct Sender {
     window: u64,
     on_the_way: VecDeque<(Index, u64)>,
     bytes: u64,
+    received: Index,
     durable: Index,
     applied: Index,
 }
@@ -71,6 +72,7 @@ impl Sender {
             window: pull.window.clamp(1, WINDOW_BYTES_MAX),
             on_the_way: VecDeque::new(),
             bytes: 0,
+            received: Index::new(0),
             durable: Index::new(0),
             applied: Index::new(0),
         }))
@@ -109,9 +111,11 @@ impl Sender {
 
     /// The reader says how far it is. What it cannot have is ignored.
     pub fn progress(&mut self, progress: &ShipProgress) {
-        if progress.shard != self.shard || progress.durable > self.sent || progress.applied > self.sent {
+        let most = progress.received.max(progress.durable).max(progress.applied);
+        if progress.shard != self.shard || most > self.sent {
             return;
         }
+        self.received = self.received.max(progress.received);
         self.durable = self.durable.max(progress.durable);
         self.applied = self.applied.max(progress.applied);
         while self.on_the_way.front().is_some_and(|(last, _)| *last <= self.applied) {
@@ -126,7 +130,7 @@ impl Sender {
 
     /// What the leader is to know of this reader.
     pub fn report(&self, node: NodeId) -> ReaderReport {
-        let (sent, durable, applied) = (self.sent, self.durable, self.applied);
-        ReaderReport { node, kind: NodeKind::Replica, sent, durable, applied }
+        let (sent, received, durable, applied) = (self.sent, self.received, self.durable, self.applied);
+        ReaderReport { node, kind: NodeKind::Replica, sent, received, durable, applied }
     }
 }

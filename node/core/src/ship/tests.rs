@@ -170,7 +170,7 @@ fn streams_resumes_and_reports() {
     assert_eq!(reader.machine.state().chain, chains[60]);
     assert_eq!(
         reader.follower.progress(),
-        ShipProgress { shard: SHARD, durable: Index::new(60), applied: Index::new(60) }
+        ShipProgress { shard: SHARD, received: Index::new(60), durable: Index::new(60), applied: Index::new(60) }
     );
 }
 
@@ -182,7 +182,9 @@ fn a_window_holds_the_server_back() {
     let mut sender = Sender::begin(&*log, EPOCH, committed(10), &pull).unwrap().unwrap();
     assert_eq!(sender.next(&*log, committed(10)).unwrap().unwrap().last, Index::new(10));
     assert_eq!(sender.next(&*log, committed(40)).unwrap(), None);
-    let progress = |applied| ShipProgress { shard: SHARD, durable: Index::new(10), applied: Index::new(applied) };
+    let ten = Index::new(10);
+    let progress =
+        |applied| ShipProgress { shard: SHARD, received: ten, durable: ten, applied: Index::new(applied) };
     sender.progress(&progress(9));
     assert_eq!(sender.next(&*log, committed(40)).unwrap(), None);
     sender.progress(&progress(1_000_000));
@@ -268,8 +270,9 @@ fn golden_bytes() {
         window: 1 << 20,
     });
     assert_eq!(hex(&pull.encode()), format!("01000101ac0207{}808040", "bb".repeat(32)));
-    let progress = ShipProgress { shard: ShardId::new(1), durable: Index::new(8), applied: Index::new(7) };
-    assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "0101010807");
+    let (received, durable, applied) = (Index::new(9), Index::new(8), Index::new(7));
+    let progress = ShipProgress { shard: ShardId::new(1), received, durable, applied };
+    assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "010101090807");
     let expected = format!("01000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
     assert_eq!(hex(&batch().encode()), expected);
     let refused = ServerMessage::Refused(Refusal::Ahead { commit: Index::new(5) });

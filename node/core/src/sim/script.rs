@@ -253,7 +253,7 @@ impl goldenscript::Runner for Script {
             Command::Report { id, replica, applied } => {
                 let index = Index::new(*applied);
                 let (node, kind) = (NodeId::new(replica.0), NodeKind::Replica);
-                let report = ReaderReport { node, kind, sent: index, durable: index, applied: index };
+                let report = ReaderReport { node, kind, sent: index, received: index, durable: index, applied: index };
                 self.world().input(id.0, Input::Report(report));
             }
             Command::Status => out = self.status(),

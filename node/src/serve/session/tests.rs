@@ -77,6 +77,9 @@ impl Router for Alone {
 
 #[async_trait]
 impl Reports for Alone {
+    fn node(&self) -> NodeId {
+        self.local_report().node
+    }
     fn local_report(&self) -> NodeReport {
         crate::admin::tests::report(1, NodeState::Ready)
     }
