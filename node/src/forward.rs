@@ -4,7 +4,8 @@
 //! who leads. What surely did not happen is tried again until the deadline; what may have happened is tried again under
 //! the same write id, which executes once, and is `unknown` when it has none or time runs out.
 //!
-//! Left out: `max_staleness` without asking anybody (it is served from the last read index that was confirmed, else asks).
+//! `max_staleness` is served from the last confirmed index that is applied, also by a node that is cut off, as long as
+//! that is young enough; only then is somebody asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -15,6 +16,7 @@ use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::shard::Input;
+use quorate_core::ship::fresh::Freshness;
 use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Token};
@@ -28,7 +30,7 @@ use crate::driver::view::ShardView;
 use crate::peers::message::{Ask, Leading, Reply};
 use crate::peers::{AskError, Peers};
 use crate::report::NodeState;
-use crate::router::{Identity, ProposeError, ReadPoint, Router};
+use crate::router::{Identity, Moment, ProposeError, ReadPoint, Router, too_old};
 
 /// First pause before a proposal or read is tried again; it doubles up to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
@@ -37,6 +39,9 @@ const ROUNDS_MAX: usize = 2;
 /// How long a read waits at most for somebody to confirm that the node is up to date: several elections. Whoever is cut
 /// off says so then, instead of keeping a patient client waiting for nothing.
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a read that allows an age waits for a younger one, when what is here is too old.
+const AGED_WAIT: Duration = Duration::from_secs(1);
 
 /// What became of one attempt.
 enum Attempt<T> {
@@ -54,13 +59,6 @@ struct Rounds {
     waiting: Vec<oneshot::Sender<Result<Index, String>>>,
 }
 
-/// A point in a shard that had every acknowledged write at some instant.
-#[derive(Clone, Copy)]
-struct Confirmed {
-    index: Index,
-    asked: Instant,
-}
-
 /// See the module. Exists from the node's start; serves once it has a driver.
 pub struct Forwarder {
     node: NodeId,
@@ -72,7 +70,7 @@ pub struct Forwarder {
     state: RwLock<NodeState>,
     voters: BTreeMap<NodeId, String>,
     rounds: Mutex<BTreeMap<ShardId, Rounds>>,
-    confirmed: Mutex<BTreeMap<ShardId, Confirmed>>,
+    fresh: Mutex<BTreeMap<ShardId, Freshness>>,
     picture: OnceLock<PictureTaker>,
     runner: OnceLock<Arc<Runner>>,
     /// Nodes heard of otherwise than by the catalog.
@@ -101,7 +99,7 @@ impl Forwarder {
             state: RwLock::new(NodeState::Forming("it is starting".into())),
             voters,
             rounds: Mutex::default(),
-            confirmed: Mutex::default(),
+            fresh: Mutex::default(),
             picture: OnceLock::new(),
             runner: OnceLock::new(),
             heard_of: Mutex::default(),
@@ -359,7 +357,7 @@ impl Forwarder {
         let deadline = deadline.min(Instant::now() + CONFIRM_WAIT);
         let mut pause = PAUSE.0;
         loop {
-            let asked = Instant::now();
+            let asked = Moment::now();
             let why = match view.leader().node {
                 None => format!("{shard} has no leader"),
                 Some(node) if node == self.node => {
@@ -388,19 +386,42 @@ impl Forwarder {
         }
     }
 
-    fn confirm(&self, shard: ShardId, index: Index, asked: Instant) -> Index {
-        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = confirmed.entry(shard).or_insert(Confirmed { index, asked });
-        if entry.asked < asked {
-            *entry = Confirmed { index, asked };
-        }
+    /// Everything that was acknowledged before `asked` is at or below this index.
+    pub fn confirm(&self, shard: ShardId, index: Index, asked: Moment) -> Index {
+        let applied = self.driver.get().and_then(|d| d.view(shard)).map(|view| view.applied()).unwrap_or_default();
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.entry(shard).or_default().confirmed(index, asked.micros(), applied);
         index
     }
 
-    /// How old what is applied here may be at most, if that is known.
-    fn age(&self, shard: ShardId, applied: Index) -> Option<Duration> {
-        let confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()?;
-        (applied >= confirmed.index).then(|| confirmed.asked.elapsed())
+    /// Before when everything that was acknowledged is in what is applied here, if that is known.
+    fn since(&self, view: &ShardView) -> Option<Moment> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        fresh.get_mut(&view.shard)?.asked(view.applied()).map(Moment::from_micros)
+    }
+
+    /// A read that allows an age: of what is here if that is young enough, else of what somebody confirms now.
+    async fn read_aged(
+        self: &Arc<Self>,
+        view: &ShardView,
+        limit: u64,
+        deadline: Instant,
+    ) -> Result<ReadPoint, WireError> {
+        let point = self.point(view);
+        if point.since.is_some_and(|since| since.age_ms() <= limit) {
+            return Ok(point);
+        }
+        let deadline = deadline.min(Instant::now() + AGED_WAIT);
+        let asked = match self.read_index(view.shard, deadline).await {
+            Ok(index) => self.wait_applied(view, index, deadline).await,
+            Err(error) => Err(error),
+        };
+        let point = self.point(view);
+        match (point.since.map(Moment::age_ms), asked) {
+            (Some(age), _) if age <= limit => Ok(point),
+            (age, Err(error)) => Err(too_old(self.node, age, limit).detail(error.message)),
+            (age, Ok(())) => Err(too_old(self.node, age, limit)),
+        }
     }
 
     async fn wait_applied(&self, view: &ShardView, index: Index, deadline: Instant) -> Result<(), WireError> {
@@ -437,8 +458,9 @@ impl Forwarder {
     }
 
     fn point(&self, view: &ShardView) -> ReadPoint {
-        let age = self.age(view.shard, view.applied());
-        ReadPoint { snapshot: view.snapshot(), age_ms: age.map(|a| a.as_millis() as u64) }
+        // First since when, then the snapshot: what is applied in between only makes it younger.
+        let since = self.since(view);
+        ReadPoint { snapshot: view.snapshot(), since }
     }
 
     /// The error of a node that takes no writes.
@@ -514,16 +536,10 @@ impl Router for NodeRouter {
             ReadLevel::Linearizable => {
                 let index = this.read_index(shard, deadline).await?;
                 this.wait_applied(view, index, deadline).await?;
-                return Ok(ReadPoint { snapshot: view.snapshot(), age_ms: None });
+                return Ok(ReadPoint { snapshot: view.snapshot(), since: None });
             }
             ReadLevel::After(tokens) => this.wait_tokens(view, tokens, deadline).await?,
-            ReadLevel::MaxStaleness(limit) => {
-                let limit = Duration::from_millis(*limit);
-                if this.age(shard, view.applied()).is_none_or(|age| age > limit) {
-                    let index = this.read_index(shard, deadline).await?;
-                    this.wait_applied(view, index, deadline).await?;
-                }
-            }
+            ReadLevel::MaxStaleness(limit) => return this.read_aged(view, *limit, deadline).await,
         }
         Ok(this.point(view))
     }

@@ -11,19 +11,70 @@ use quorate_core::error::Rejected;
 use quorate_core::mvcc::Snapshot;
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_shared::admin::{AdminAction, AdminEvent};
-use quorate_shared::error::WireError;
+use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, NodeId, ShardId};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::mpsc;
+
+/// A moment on the machine's clock that also runs while it sleeps: only ages are made of it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Self(u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000)
+    }
+
+    /// One that was [`Moment::micros`].
+    pub fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the machine started.
+    pub fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// Milliseconds since, rounded up: an age is never understated.
+    pub fn age_ms(self) -> u64 {
+        Self::now().0.saturating_sub(self.0).div_ceil(1_000)
+    }
+}
 
 /// A snapshot and how old it may be.
 #[derive(Clone)]
 pub struct ReadPoint {
     /// Where to read.
     pub snapshot: Snapshot,
-    /// Its age, for levels that allow one.
-    pub age_ms: Option<u64>,
+    /// It has everything that was acknowledged before then, where that is known and the level allows an age.
+    pub since: Option<Moment>,
+}
+
+/// The older of two; unknown is oldest where either is.
+pub fn older(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    Some(one?.min(other?))
+}
+
+/// Fails where a read at this level took longer than its staleness allows; called when the result is complete.
+///
+/// # Errors
+/// `ReplicaBehind`, with how far.
+pub fn check_age(level: &ReadLevel, since: Option<Moment>, node: NodeId) -> Result<(), WireError> {
+    let ReadLevel::MaxStaleness(limit) = level else { return Ok(()) };
+    match since.map(Moment::age_ms) {
+        Some(age) if age <= *limit => Ok(()),
+        age => Err(too_old(node, age, *limit)),
+    }
+}
+
+/// What is here is older than a read allows.
+pub fn too_old(node: NodeId, age_ms: Option<u64>, limit: u64) -> WireError {
+    let age = age_ms.map_or_else(|| "of unknown age".to_owned(), |age| format!("up to {age} ms old"));
+    WireError::new(Code::Behind, format!("ReplicaBehind: what {node} has is {age}, and max_staleness is {limit} ms"))
+        .hint("SET read_level = local reads what is here, whatever its age")
 }
 
 /// Why a proposal has no result: the shard's answer, or the way to it failed.

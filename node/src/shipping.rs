@@ -29,9 +29,16 @@ use crate::driver::view::{Leader, ShardView};
 use crate::forward::Forwarder;
 use crate::peers::message::Shipment;
 use crate::peers::{Heard, Outbox, Peers, frame};
+use crate::router::Moment;
 
 /// Sign of life when there is nothing to send.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+/// How often a replica asks how old it is.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// How long the quorum may take for the answer.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+/// Answers to probes on their way to one reader.
+const ANSWERS_MAX: usize = 16;
 /// A server that has been silent for this long is left.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Pause between two attempts to find a leader.
@@ -108,6 +115,7 @@ impl Server {
         // Not a sleep made anew in each round: the reader's reports come more often than a heartbeat is due.
         let mut beat = tokio::time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (answers, mut answered) = mpsc::channel(ANSWERS_MAX);
         loop {
             let changed = view.committed_changed.notified();
             tokio::pin!(changed);
@@ -119,15 +127,19 @@ impl Server {
             while let Some(batch) = sender.next(&*self.log, view.committed()).map_err(|fatal| io_failure(&fatal))? {
                 ship(output, &ServerMessage::Batch(batch)).await?;
                 while let Ok(message) = messages.try_recv() {
-                    self.note(&mut sender, &message, reader, pull.shard);
+                    self.note(&mut sender, &message, reader, pull.shard, &answers);
+                }
+                while let Ok(answer) = answered.try_recv() {
+                    ship(output, &answer).await?;
                 }
             }
             tokio::select! {
                 () = changed => {}
                 message = messages.recv() => match message {
-                    Some(message) => self.note(&mut sender, &message, reader, pull.shard),
+                    Some(message) => self.note(&mut sender, &message, reader, pull.shard, &answers),
                     None => return Ok(()),
                 },
+                Some(answer) = answered.recv() => ship(output, &answer).await?,
                 _ = beat.tick() => {
                     let heartbeat = sender.heartbeat(view.committed());
                     ship(output, &ServerMessage::Batch(heartbeat)).await?;
@@ -136,10 +148,30 @@ impl Server {
         }
     }
 
-    fn note(&self, sender: &mut Sender, message: &ReaderMessage, reader: NodeId, shard: ShardId) {
-        if let ReaderMessage::Progress(progress) = message {
-            sender.progress(progress);
-            self.driver.input(shard, Input::Report(sender.report(reader)));
+    fn note(
+        &self,
+        sender: &mut Sender,
+        message: &ReaderMessage,
+        reader: NodeId,
+        shard: ShardId,
+        answers: &mpsc::Sender<ServerMessage>,
+    ) {
+        match message {
+            ReaderMessage::Progress(progress) => {
+                sender.progress(progress);
+                self.driver.input(shard, Input::Report(sender.report(reader)));
+            }
+            ReaderMessage::Probe { tag } => {
+                let (tag, answers) = (*tag, answers.clone());
+                let done = move |index| {
+                    if let Ok(index) = index {
+                        // The reader asks again soon: a dropped answer costs nothing but age.
+                        let _ = answers.try_send(ServerMessage::Confirmed { tag, index, age: 0 });
+                    }
+                };
+                self.driver.read(shard, Instant::now() + PROBE_WAIT, Box::new(done));
+            }
+            ReaderMessage::Pull(_) => {}
         }
     }
 }
@@ -296,8 +328,15 @@ impl Puller {
                 }
             }
         };
+        let probe = async {
+            loop {
+                outbox.push_raw(&ReaderMessage::Probe { tag: Moment::now().micros() }.encode());
+                tokio::time::sleep(PROBE_EVERY).await;
+            }
+        };
         let ended = tokio::select! {
             ended = receive => ended,
+            () = probe => Ok(End::Broken("it asks no more".into())),
             ended = outbox.run(output) => Err(ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())),
             why = bad.recv() => Ok(why.unwrap_or(End::Broken("this replica has stopped".into()))),
         };
@@ -326,6 +365,11 @@ impl Puller {
                     Some(End::Diverged(format!("entry {index} has the hash {ours} there")))
                 }
                 Ok(ServerMessage::Refused(refusal)) => Some(End::Broken(refusal.to_string())),
+                Ok(ServerMessage::Confirmed { tag, index, age }) => {
+                    let asked = Moment::from_micros(tag.saturating_sub(age));
+                    self.forwarder.confirm(view.shard, index, asked);
+                    None
+                }
                 Ok(ServerMessage::Batch(batch)) => {
                     let bad = bad.clone();
                     // Only the first reason counts.

@@ -10,6 +10,7 @@
 
 pub mod changes;
 pub mod follow;
+pub mod fresh;
 pub mod serve;
 #[cfg(test)]
 mod tests;
@@ -113,6 +114,11 @@ pub enum ReaderMessage {
     Pull(Pull),
     /// So far it got.
     Progress(ShipProgress),
+    /// Which index has everything that was acknowledged before this arrives? The server asks a quorum, then.
+    Probe {
+        /// Comes back with the answer: the reader's own time, which nobody else reads.
+        tag: u64,
+    },
 }
 
 /// What a server says.
@@ -122,6 +128,15 @@ pub enum ServerMessage {
     Batch(ShipBatch),
     /// The pull is not served.
     Refused(Refusal),
+    /// The answer to a probe.
+    Confirmed {
+        /// The probe's.
+        tag: u64,
+        /// What was acknowledged before the probe arrived, less the age, is at or below this index.
+        index: Index,
+        /// Microseconds that the server itself may be behind; 0: it leads.
+        age: u64,
+    },
 }
 
 /// A message of this stream that is not one.
@@ -161,7 +176,7 @@ impl ServerMessage {
     pub fn encode(&self) -> Bytes {
         let hint = match self {
             ServerMessage::Batch(batch) => batch.entries.iter().map(|e| e.bytes.len() + 32).sum(),
-            ServerMessage::Refused(_) => 0,
+            ServerMessage::Refused(_) | ServerMessage::Confirmed { .. } => 0,
         };
         encode(self, hint)
     }

@@ -232,18 +232,18 @@ fn lag() {
         report.shards[1].status.members[1] = MemberStatus { stuck_at: Some("send".into()), ..member(2, 100) };
     });
     let status = picture(&gathered);
-    assert_eq!(named(&status), [
-        "ReplicaStalled s1/n4 critical",
-        "ReplicaLagging s0/n4 warning",
-        "ReplicaStalled s1/n2 warning",
-    ]);
+    assert_eq!(
+        named(&status),
+        ["ReplicaStalled s1/n4 critical", "ReplicaLagging s0/n4 warning", "ReplicaStalled s1/n2 warning",]
+    );
     assert_eq!(status.problems[0].since, time_text(NOW - 11_000));
     // One cause, one problem; but a node that only n1 cannot reach may be behind or not.
     let stalled = "ReplicaStalled s1/n2 warning";
     silence(&mut gathered, 4, Some(60_000));
     assert_eq!(named(&picture(&gathered)), ["NodeDown n4 warning", stalled]);
     silence(&mut gathered, 4, Some(60));
-    let expect = ["ReplicaStalled s1/n4 critical", "NodeUnreachable n4 warning", "ReplicaLagging s0/n4 warning", stalled];
+    let expect =
+        ["ReplicaStalled s1/n4 critical", "NodeUnreachable n4 warning", "ReplicaLagging s0/n4 warning", stalled];
     assert_eq!(named(&picture(&gathered)), expect);
 }
 

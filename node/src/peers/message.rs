@@ -244,7 +244,10 @@ mod tests {
             durable: Index::new(2),
             applied: Index::new(1),
         };
-        assert_eq!(hex(&ask(Ask::Progress { shard: ShardId::DATA, report })), "07020903010401030302 01".replace(' ', ""));
+        assert_eq!(
+            hex(&ask(Ask::Progress { shard: ShardId::DATA, report })),
+            "07020903010401030302 01".replace(' ', "")
+        );
         assert_eq!(hex(&ask(Ask::Here)), "07020904");
         let (shard, to) = (ShardId::DATA, NodeId::new(3));
         assert_eq!(hex(&ask(Ask::Transfer { shard, to })), "070209050103");

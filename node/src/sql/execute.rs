@@ -22,7 +22,7 @@ use super::session::{Prepared, Run};
 use super::write::{Queries, Selected, WriteContext, WriteOptions};
 use super::{insert, update};
 use crate::ddl;
-use crate::router::{ReadPoint, Router};
+use crate::router::{Moment, ReadPoint, Router, check_age, older};
 
 /// How often a point read waits for a newer catalog.
 const STALE_MAX: u32 = 5;
@@ -157,9 +157,9 @@ pub async fn point_read(
         level => {
             let (meta, data) =
                 tokio::join!(router.read(ShardId::META, level, deadline), router.read(plan.shard(), level, deadline));
-            let age_ms = meta?.age_ms;
+            let since = meta?.since;
             let data = data?;
-            ReadPoint { age_ms: age_ms.max(data.age_ms), ..data }
+            ReadPoint { since: older(since, data.since), ..data }
         }
     };
     let catalog = router.catalog();
@@ -180,7 +180,9 @@ pub async fn point_read(
     if let Some(row) = row {
         sink.rows(vec![row]).await?;
     }
-    Ok(Some(Done { tag: "SELECT".into(), rows, age_ms: point.age_ms, catalog: catalog.version, ..Done::default() }))
+    check_age(level, point.since, router.identity().node)?;
+    let age_ms = point.since.map(Moment::age_ms);
+    Ok(Some(Done { tag: "SELECT".into(), rows, age_ms, catalog: catalog.version, ..Done::default() }))
 }
 
 /// A point read's columns as the SELECT list calls them: a column named twice has an internal name in the plan.

@@ -157,7 +157,7 @@ impl Router for LocalRouter {
 
     fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError> {
         match self.snapshot(shard) {
-            Some((snapshot, _)) => Ok(ReadPoint { snapshot, age_ms: None }),
+            Some((snapshot, _)) => Ok(ReadPoint { snapshot, since: None }),
             None => Err(WireError::new(Code::NotFound, format!("there is no shard {shard}"))),
         }
     }

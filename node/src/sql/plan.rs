@@ -37,7 +37,7 @@ use super::queries::Queries;
 use super::scan::{Reading, STALE};
 use super::session::Run;
 use super::{Sink, convert, errors, functions, offload};
-use crate::router::ReadPoint;
+use crate::router::{Moment, ReadPoint, check_age, older};
 
 /// Stack that must be left before planning begins, and what is taken when it is not.
 const STACK_LEFT: usize = 1 << 20;
@@ -280,8 +280,8 @@ async fn begin(run: &Run, needs_data: bool) -> Result<(Arc<Catalog>, Option<Read
         run.router.read(ShardId::DATA, &run.read_level, run.deadline)
     );
     let (meta, data) = (meta?, data?);
-    let age_ms = meta.age_ms.max(data.age_ms);
-    Ok((run.router.catalog(), Some(ReadPoint { age_ms, ..data })))
+    let since = older(meta.since, data.since);
+    Ok((run.router.catalog(), Some(ReadPoint { since, ..data })))
 }
 
 /// Whether a query names any table that is kept in a shard.
@@ -312,8 +312,8 @@ pub struct Running {
     pub reading: Arc<Reading>,
     /// The plan, for EXPLAIN ANALYZE.
     pub physical: Arc<dyn ExecutionPlan>,
-    /// How old what it reads may be.
-    pub age_ms: Option<u64>,
+    /// How old what it reads may be; see [`ReadPoint`].
+    pub since: Option<Moment>,
 }
 
 /// Optimizes a planned query, takes what it reads, and starts it.
@@ -328,13 +328,13 @@ pub async fn start(
     record_reads: bool,
 ) -> Result<Running, WireError> {
     let mut points = BTreeMap::new();
-    let mut age_ms = None;
+    let mut since = Vec::new();
     for shard in &planned.used.shards {
         let point = match &data {
             Some(point) if *shard == ShardId::DATA => point.clone(),
             _ => run.router.read(*shard, &run.read_level, run.deadline).await?,
         };
-        age_ms = age_ms.max(point.age_ms);
+        since.push(point.since);
         points.insert(*shard, point);
     }
     let picture = match planned.used.picture {
@@ -367,7 +367,8 @@ pub async fn start(
     ));
     let physical = offload::cooperative(physical).map_err(|e| errors::translate(&e))?;
     let stream = offload::stream(Arc::clone(&physical), context).map_err(|e| errors::translate(&e))?;
-    Ok(Running { columns: planned.columns.clone(), stream, reading, physical, age_ms })
+    let since = since.into_iter().reduce(older).flatten();
+    Ok(Running { columns: planned.columns.clone(), stream, reading, physical, since })
 }
 
 /// Runs a query into a sink.
@@ -391,7 +392,13 @@ pub async fn run_query(
         let mut running = start(run, &planned, &run.params, data, false).await?;
         let mut sent = false;
         match drain(run, &mut running, sink, &mut sent).await {
-            Ok(rows) => return Ok(Done { tag: "SELECT".to_owned(), rows, age_ms: running.age_ms, ..Done::default() }),
+            Ok(rows) => {
+                if !planned.used.shards.is_empty() {
+                    check_age(&run.read_level, running.since, run.router.identity().node)?;
+                }
+                let age_ms = running.since.map(Moment::age_ms);
+                return Ok(Done { tag: "SELECT".to_owned(), rows, age_ms, ..Done::default() });
+            }
             Err(error) if is_stale(&error) && !sent && attempt < STALE_MAX => {
                 let newer = CatalogVersion::new(catalog.version.get() + 1);
                 run.router.catalog_at_least(newer, run.deadline).await?;

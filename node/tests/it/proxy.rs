@@ -84,7 +84,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, switches: &Switches, blocked:
         let n = match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(n) => n,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => continue,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                continue;
+            }
             Err(_) => break,
         };
         while held() {

@@ -201,7 +201,7 @@ fn a_stopped_replica() {
             for shard in ["s0", "s1"] {
                 let member = member(picture, shard, victim)?;
                 // It is silent: of the idle shard no more is known than for how long.
-                behind(member, at - began - Duration::from_millis(300), Some(true))?;
+                behind(member, (at - began).saturating_sub(Duration::from_millis(300)), Some(true))?;
                 check(member["stuck_at"] == "send", || format!("stuck at {}", member["stuck_at"]))?;
             }
             behind(member(picture, "s1", victim)?, beats.behind(began + SLOP, at), Some(true))?;
@@ -345,7 +345,7 @@ fn an_idle_cluster() {
     let began = Instant::now();
     watch(asked, began, seconds(3, 10), |picture, at| {
         for shard in ["s0", "s1"] {
-            behind(member(picture, shard, 4)?, at - began - Duration::from_millis(300), Some(true))?;
+            behind(member(picture, shard, 4)?, (at - began).saturating_sub(Duration::from_millis(300)), Some(true))?;
         }
         problem(picture, "NodeUnreachable", "n4").or_else(|_| problem(picture, "NodeDown", "n4"))
     });

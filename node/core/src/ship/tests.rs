@@ -183,8 +183,7 @@ fn a_window_holds_the_server_back() {
     assert_eq!(sender.next(&*log, committed(10)).unwrap().unwrap().last, Index::new(10));
     assert_eq!(sender.next(&*log, committed(40)).unwrap(), None);
     let ten = Index::new(10);
-    let progress =
-        |applied| ShipProgress { shard: SHARD, received: ten, durable: ten, applied: Index::new(applied) };
+    let progress = |applied| ShipProgress { shard: SHARD, received: ten, durable: ten, applied: Index::new(applied) };
     sender.progress(&progress(9));
     assert_eq!(sender.next(&*log, committed(40)).unwrap(), None);
     sender.progress(&progress(1_000_000));
@@ -275,6 +274,9 @@ fn golden_bytes() {
     assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "010101090807");
     let expected = format!("01000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
     assert_eq!(hex(&batch().encode()), expected);
+    assert_eq!(hex(&ReaderMessage::Probe { tag: 300 }.encode()), "0102ac02");
+    let confirmed = ServerMessage::Confirmed { tag: 300, index: Index::new(5), age: 1 };
+    assert_eq!(hex(&confirmed.encode()), "0102ac020501");
     let refused = ServerMessage::Refused(Refusal::Ahead { commit: Index::new(5) });
     assert_eq!(hex(&refused.encode()), "01010205");
 }
