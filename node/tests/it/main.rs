@@ -8,6 +8,7 @@ mod feed;
 mod founding;
 mod golden;
 mod harness;
+mod kills;
 mod proxy;
 mod replica;
 mod roles;
