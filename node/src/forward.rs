@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
-use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_core::proposal::{Op, Proposal, WriteResult};
 use quorate_core::shard::Input;
 use quorate_core::ship::fresh::Freshness;
 use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Token};
+use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Timestamp, Token};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::{mpsc, oneshot};
@@ -542,6 +542,12 @@ impl Router for NodeRouter {
             ReadLevel::MaxStaleness(limit) => return this.read_aged(view, *limit, deadline).await,
         }
         Ok(this.point(view))
+    }
+
+    /// Also for a replica: it changes nothing.
+    async fn close(&self, shard: ShardId, deadline: Instant) -> Result<Timestamp, ProposeError> {
+        let proposal = Proposal { ops: vec![Op::Close], ..Proposal::default() };
+        Ok(self.0.propose_anywhere(shard, &proposal, deadline).await?.timestamp)
     }
 
     fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError> {

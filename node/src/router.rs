@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
 use quorate_core::mvcc::Snapshot;
-use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_core::proposal::{Op, Proposal, WriteResult};
 use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, NodeId, ShardId};
+use quorate_shared::ids::{CatalogVersion, ClusterId, Epoch, NodeId, ShardId, Timestamp};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::mpsc;
@@ -112,6 +112,11 @@ pub trait Router: Send + Sync + 'static {
     -> Result<WriteResult, ProposeError>;
     /// A snapshot of a shard that satisfies a read level.
     async fn read(&self, shard: ShardId, level: &ReadLevel, deadline: Instant) -> Result<ReadPoint, WireError>;
+    /// Has an entry appended to a shard, so that nothing at or before the time it gives comes any more.
+    async fn close(&self, shard: ShardId, deadline: Instant) -> Result<Timestamp, ProposeError> {
+        let proposal = Proposal { ops: vec![Op::Close], ..Proposal::default() };
+        Ok(self.propose(shard, proposal, deadline).await?.timestamp)
+    }
     /// A snapshot of what is applied here, at once.
     fn read_local(&self, shard: ShardId) -> Result<ReadPoint, WireError>;
     /// The catalog as applied here.

@@ -1,6 +1,7 @@
 //! SQL: from text to results. DataFusion plans and runs queries; everything else is taken from the parsed statement.
 
 pub mod access;
+pub mod as_of;
 pub mod bind;
 pub mod coerce;
 pub mod convert;

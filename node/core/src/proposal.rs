@@ -155,6 +155,8 @@ pub enum Op {
         /// Nothing happens unless the shard has this version before the statement (a repeated step).
         expect: SchemaVersion,
     },
+    /// Writes nothing, and yet an entry is appended: nothing at or before its time comes after it any more.
+    Close,
 }
 
 /// What became of a proposal.

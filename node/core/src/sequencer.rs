@@ -225,7 +225,8 @@ impl Sequencer {
             ..WriteResult::default()
         };
         let counted = effects.keep_numbers && effects.numbers.values().any(|n| n.unsaved);
-        if effects.writes.is_empty() && effects.fences.is_empty() && effects.purged.is_empty() && !counted {
+        let nothing = effects.writes.is_empty() && effects.fences.is_empty() && effects.purged.is_empty();
+        if nothing && !counted && !effects.close {
             return Ok(Decision::Answer { result: Ok(result), depends_on });
         }
         let mut numbers = effects.numbers;

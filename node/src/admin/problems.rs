@@ -191,8 +191,15 @@ fn members(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
         report.is_none_or(|report| report.state == NodeState::Ready) && !down.contains(&member.node)
     };
     for member in shard.members.iter().filter(healthy) {
-        let Some(lag_ms) = member.lag_ms else { continue };
         let subject = format!("{}/{}", shard.id, member.node);
+        let Some(lag_ms) = member.lag_ms else {
+            let answers = gathered.reports().any(|report| report.node.to_string() == member.node);
+            if shard.leader.is_some() && answers {
+                let hint = "how far it is is not known: its leader has not heard from it yet; look at its log";
+                found.push(Found::new("ReplicaLagging", Verdict::Warning, subject, hint));
+            }
+            continue;
+        };
         let behind = if member.lag_at_least { "at least " } else { "" };
         if let Some(phase) = member.stuck_at.as_deref() {
             let hint =

@@ -3,14 +3,13 @@
 //! The words stand at the end of a clause of the outermost query; they are taken out of the tokens before a parser sees
 //! them. The time is text as a TIMESTAMP in the session's time zone, or a distance back from now (`'-10s'`).
 //!
-//! What is read must be complete: nothing at or before the time may still be committed or applied later. A shard that has
-//! applied something newer is complete. One that is idle is complete after a confirmed read that began later than the time
-//! by what clocks may be apart at most: a node whose clock is further off does not lead. Versions below the horizon are
-//! gone: that is refused by name, and looked at again after the last row, as is whether a table that was read has been
-//! dropped or emptied since.
+//! What is read must be complete: nothing at or before the time may be committed or applied later. A shard that has applied
+//! something newer is complete, since times grow with the log; one that is idle gets an empty entry for it. Versions below
+//! the horizon are gone: that is refused by name, and looked at again after the last row, as is whether a table that was
+//! read has been dropped or emptied since.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
@@ -19,7 +18,6 @@ use quorate_core::mvcc::Snapshot;
 use quorate_core::table::IndexState;
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{ShardId, TableId, Timestamp};
-use quorate_shared::limits::CLOCK_AHEAD_MS_MAX;
 use quorate_shared::wire::{Done, ReadLevel};
 use sqlparser::ast;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
@@ -27,8 +25,11 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::parse::Parsed;
 use super::session::Run;
 use super::settings::duration_ms;
-use super::{Sink, errors, plan};
-use crate::router::{Moment, ReadPoint};
+use super::{Sink, plan};
+use crate::router::{ProposeError, ReadPoint};
+
+/// How long a shard may take to get past a time of a moment ago.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes `AS OF TIMESTAMP '…'` (or `AS OF SYSTEM TIME '…'`) out of a statement; gives the time's text.
 ///
@@ -151,58 +152,40 @@ pub async fn run_query(
 /// Takes both shards at a time, once nothing at or before it can come any more.
 async fn past(run: &Run, ms: u64) -> Result<Past, WireError> {
     let at = Timestamp::new(ms, u16::MAX);
-    let mut points = None;
-    for _ in 0..2 {
-        let began = wall_ms();
-        let (meta, data) = tokio::join!(
-            run.router.read(ShardId::META, &run.read_level, run.deadline),
-            run.router.read(ShardId::DATA, &run.read_level, run.deadline)
-        );
-        let (meta, data) = (meta?, data?);
-        let known = known(run, &meta, at, began).min(known(run, &data, at, began));
-        if known >= ms {
-            points = Some((meta, data));
-            break;
-        }
-        // A moment ago: what clocks may be apart is waited for, not more.
-        let wait = Duration::from_millis(ms - known);
-        if wait > Duration::from_millis(2 * CLOCK_AHEAD_MS_MAX) {
-            break;
-        }
-        tokio::time::sleep(wait + Duration::from_millis(1)).await;
-        run.check()?;
-    }
-    let Some((meta, data)) = points else {
-        let node = run.router.identity().node;
-        return Err(WireError::new(Code::Behind, format!("ReplicaBehind: {node} may not have everything up to then"))
-            .hint("SET read_level = linearizable asks the leader; or read as of an earlier time"));
-    };
-    let (meta, data) = (Snapshot::new(meta.snapshot.tree, at), Snapshot::new(data.snapshot.tree, at));
+    let (meta, data) = tokio::join!(complete(run, ShardId::META, at), complete(run, ShardId::DATA, at));
+    let (meta, data) = (Snapshot::new(meta?.snapshot.tree, at), Snapshot::new(data?.snapshot.tree, at));
     let now = run.router.catalog();
-    let then = Catalog::load(&meta, now.version).map_err(|fatal| horizon(&meta, ms).unwrap_or_else(|| failed(&fatal)))?;
+    let loaded = Catalog::load(&meta, now.version);
     let mut past = Past { ms, meta, data, catalog: now.clone(), gone: Vec::new(), kept: Vec::new() };
     past.check(&past.meta)?;
     past.check(&past.data)?;
-    past.keep(then, &now);
+    past.keep(loaded.map_err(|fatal| failed(&fatal))?, &now);
     Ok(past)
 }
 
-/// Up to which time, in milliseconds since 1970, a point surely has everything; `at` if its shard has gone on since.
-fn known(run: &Run, point: &ReadPoint, at: Timestamp, began_ms: u64) -> u64 {
-    if point.snapshot.timestamp >= at {
-        return at.ms();
+/// A point of a shard that has something newer than a time, and so everything up to it. An idle shard is made to go on.
+async fn complete(run: &Run, shard: ShardId, at: Timestamp) -> Result<ReadPoint, WireError> {
+    let end = run.deadline.min(Instant::now() + CLOSE_WAIT);
+    loop {
+        let point = run.router.read(shard, &run.read_level, run.deadline).await?;
+        if point.snapshot.timestamp > at {
+            return Ok(point);
+        }
+        if run.read_level != ReadLevel::Linearizable || Instant::now() >= end {
+            let node = run.router.identity().node;
+            let message = format!("ReplicaBehind: {node} cannot know that it has everything of {shard} up to then");
+            return Err(WireError::new(Code::Behind, message)
+                .hint("SET read_level = linearizable asks the leader; or read as of an earlier time"));
+        }
+        let closed = run.router.close(shard, run.deadline).await.map_err(|error| match error {
+            ProposeError::Wire(error) => error,
+            ProposeError::Rejected(why) => WireError::new(Code::Retry, format!("{shard} cannot be closed: {why}")),
+        })?;
+        if closed <= at {
+            // A moment ago, or the leader's clock is behind this node's.
+            tokio::time::sleep(Duration::from_millis(at.ms() - closed.ms() + 1).min(CLOSE_WAIT)).await;
+        }
     }
-    // What is committed later gets a later time, by the clock of whoever leads then.
-    let confirmed = match (&run.read_level, point.since) {
-        (ReadLevel::Linearizable, _) => began_ms,
-        (_, Some(since)) => wall_ms().saturating_sub(Moment::age_ms(since)),
-        (_, None) => 0,
-    };
-    confirmed.saturating_sub(CLOCK_AHEAD_MS_MAX)
-}
-
-fn wall_ms() -> u64 {
-    crate::driver::Clock::wall()
 }
 
 fn failed(fatal: &quorate_core::error::Fatal) -> WireError {
@@ -247,10 +230,35 @@ impl Past {
     async fn check_kept(&self, run: &Run) -> Result<(), WireError> {
         run.router.read(ShardId::META, &run.read_level, run.deadline).await?;
         let now = run.router.catalog();
-        let there = |(id, storage): &(TableId, TableId)| now.table_by_id(*id).is_some_and(|t| t.def.storage == *storage);
+        let there =
+            |(id, storage): &(TableId, TableId)| now.table_by_id(*id).is_some_and(|t| t.def.storage == *storage);
         if self.kept.iter().all(there) {
             return Ok(());
         }
-        Err(errors::retry("a table was dropped or emptied while the past was read"))
+        Err(WireError::new(Code::Retry, "a table was dropped or emptied while the past was read"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::parse::parse;
+
+    #[test]
+    fn the_clause_is_taken_out_and_an_alias_called_of_is_not() {
+        for (sql, time) in [
+            ("SELECT * FROM t AS OF TIMESTAMP '2026-01-01' WHERE a = 1", Some("2026-01-01")),
+            ("select a from t as of system time '-10s' order by a", Some("-10s")),
+            ("SELECT a AS of FROM t", None),
+            ("SELECT 'as of timestamp'", None),
+        ] {
+            let parsed = parse(sql).unwrap();
+            assert_eq!(parsed.as_of.as_deref(), time, "{sql}");
+        }
+        for sql in [
+            "SELECT * FROM (SELECT * FROM t AS OF TIMESTAMP 'x') AS s",
+            "SELECT * FROM t AS OF TIMESTAMP 'x', u AS OF TIMESTAMP 'y'",
+        ] {
+            assert!(parse(sql).unwrap_err().message.contains("one time") || parse(sql).is_err(), "{sql}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::parse::Parsed;
 use super::plan;
 use super::session::{Prepared, PreparedInfo, Run};
 use super::settings::{SetOutcome, Settings};
-use super::{Sink, execute, explain, show};
+use super::{Sink, as_of, execute, explain, show};
 
 /// Runs a statement.
 ///
@@ -20,6 +20,15 @@ use super::{Sink, execute, explain, show};
 /// Whatever refuses or fails it.
 pub async fn run(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result<Done, WireError> {
     let parsed = &*prepared.parsed;
+    if let Some(time) = &parsed.as_of {
+        return match &parsed.statement {
+            Statement::Query(query) => as_of::run_query(run, parsed, time, query, sink).await,
+            _ => {
+                Err(WireError::unsupported(format!("AS OF with {}", parsed.verb()))
+                    .hint("only a SELECT reads the past"))
+            }
+        };
+    }
     if let Some(done) = execute::fast(run, prepared, sink).await? {
         return Ok(done);
     }

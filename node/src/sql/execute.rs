@@ -53,7 +53,7 @@ impl FastSlot {
 /// What is wrong with the statement in any case.
 pub fn fast_plan(run: &Run, prepared: &Prepared) -> Result<Option<Arc<FastPlan>>, WireError> {
     let parsed = &*prepared.parsed;
-    if !can_be_fast(&parsed.statement) {
+    if !can_be_fast(&parsed.statement) || parsed.as_of.is_some() {
         return Ok(None);
     }
     let catalog = run.router.catalog();
@@ -107,7 +107,7 @@ pub fn describe(run: &Run, parsed: &Parsed, statement: &Statement) -> Result<Opt
 /// Whatever refuses or fails it.
 pub async fn fast(run: &Run, prepared: &Prepared, sink: &mut dyn Sink) -> Result<Option<Done>, WireError> {
     let statement = &prepared.parsed.statement;
-    if !can_be_fast(statement) {
+    if !can_be_fast(statement) || prepared.parsed.as_of.is_some() {
         return Ok(None);
     }
     if !matches!(statement, Statement::Query(_)) {

@@ -117,6 +117,7 @@ fn inner(statement: &Statement) -> Parsed {
         labels: Vec::new(),
         params: 0,
         flavour: super::parse::Flavour::Postgres,
+        as_of: None,
     }
 }
 

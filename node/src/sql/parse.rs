@@ -81,6 +81,8 @@ pub struct Parsed {
     pub params: usize,
     /// The dialect that understood it.
     pub flavour: Flavour,
+    /// The past time the statement reads as of, as it was written.
+    pub as_of: Option<String>,
 }
 
 impl Parsed {
@@ -164,6 +166,7 @@ fn attempt(sql: &str, flavour: Flavour) -> Result<Parsed, Attempt> {
     if let Some(error) = check_single(sql, &tokens) {
         return Err(Attempt::Final(error));
     }
+    let as_of = super::as_of::take(&mut tokens).map_err(Attempt::Final)?;
     let mut spelling = Spelling::default();
     let params = fold(&mut tokens, &mut spelling).map_err(Attempt::Final)?;
     let texts = is_query(&tokens).then(|| select_texts(sql, &tokens)).flatten();
@@ -182,7 +185,7 @@ fn attempt(sql: &str, flavour: Flavour) -> Result<Parsed, Attempt> {
         },
         _ => Vec::new(),
     };
-    Ok(Parsed { sql: sql.to_owned(), statement, spelling, labels, params, flavour })
+    Ok(Parsed { sql: sql.to_owned(), statement, spelling, labels, params, flavour, as_of })
 }
 
 fn check_limits(sql: &str, tokens: &[TokenWithSpan]) -> Option<WireError> {

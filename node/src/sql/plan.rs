@@ -424,7 +424,11 @@ pub fn is_stale(error: &WireError) -> bool {
     error.code == Code::Retry && error.message == STALE
 }
 
-async fn drain(run: &Run, running: &mut Running, sink: &mut dyn Sink, sent: &mut bool) -> Result<u64, WireError> {
+/// Sends a running query's rows; `sent` is set once anything went out.
+///
+/// # Errors
+/// Whatever fails it.
+pub async fn drain(run: &Run, running: &mut Running, sink: &mut dyn Sink, sent: &mut bool) -> Result<u64, WireError> {
     let types: Vec<SqlType> = running.columns.iter().map(|c| c.ty).collect();
     let mut count = 0;
     // The first batch is awaited before the columns go out: an error then finds nothing sent.

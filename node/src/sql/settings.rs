@@ -195,7 +195,7 @@ fn boolean(name: &str, value: &str) -> Result<bool, WireError> {
 }
 
 /// `1500`, `1500ms`, `2s`, `5min`, `1h`.
-fn duration_ms(name: &str, value: &str) -> Result<u64, WireError> {
+pub(super) fn duration_ms(name: &str, value: &str) -> Result<u64, WireError> {
     let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
     let (count, unit) = value.split_at(digits);
     let factor = match unit.trim().to_lowercase().as_str() {

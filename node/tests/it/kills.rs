@@ -80,10 +80,7 @@ fn caught_up(cluster: &TestCluster) {
 fn contents(node: &TestNode) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
     let mut sql = Sql::on(node);
     sql.must("SET read_level = local");
-    (
-        sql.must("SELECT writer, n FROM events ORDER BY writer, n"),
-        sql.must("SELECT id, n FROM counters ORDER BY id"),
-    )
+    (sql.must("SELECT writer, n FROM events ORDER BY writer, n"), sql.must("SELECT id, n FROM counters ORDER BY id"))
 }
 
 fn verify(cluster: &TestCluster, written: &[Written]) {

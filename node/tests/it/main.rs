@@ -10,6 +10,7 @@ mod golden;
 mod harness;
 mod kills;
 mod proxy;
+mod reads;
 mod replica;
 mod roles;
 mod scenes;

@@ -66,6 +66,8 @@ pub(super) struct Effects {
     pub numbers: BTreeMap<TableId, Numbers>,
     /// They are to be remembered even if nothing is written.
     pub keep_numbers: bool,
+    /// An entry is wanted even if nothing is written.
+    pub close: bool,
     /// Rows changed by the statement itself.
     pub rows: u64,
     /// Its rows, if they were asked for.
@@ -154,6 +156,10 @@ impl<'a> Statement<'a> {
             Op::Validate { table, keys, constraint } => self.validate(self.table(table)?, keys, &constraint),
             Op::Purge { storage, limit } => self.purge(storage, limit),
             Op::Put { key, expect, value } => self.put(key, expect.as_ref(), value),
+            Op::Close => {
+                self.effects.close = true;
+                Ok(())
+            }
             Op::Restart { table, expect } => {
                 self.restart(table, expect);
                 Ok(())
