@@ -137,12 +137,19 @@ pub struct Output {
     pub committed: Vec<LogEntry>,
     /// Confirmed reads: context given to `read_index`, commit index.
     pub reads: Vec<(u64, Index)>,
+    /// The leader's log does not reach back to where this one ends any more: a snapshot at or behind this index has to
+    /// be fetched and installed, out of band. Said again until it is there.
+    pub needs_snapshot: Option<Index>,
 }
 
 impl Output {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.persist.is_none() && self.sends.is_empty() && self.committed.is_empty() && self.reads.is_empty()
+        self.persist.is_none()
+            && self.sends.is_empty()
+            && self.committed.is_empty()
+            && self.reads.is_empty()
+            && self.needs_snapshot.is_none()
     }
 }
 
@@ -164,6 +171,9 @@ pub trait Replicator: Send {
     fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal>;
     /// Entries are applied to the engine.
     fn applied(&mut self, index: Index) -> Result<(), Fatal>;
+    /// The log is about to be trimmed to this point, which is applied: nothing at or before it is read or sent any more.
+    /// A voter that would need it is told to fetch a snapshot.
+    fn compact(&mut self, index: Index, term: Term) -> Result<(), Fatal>;
     /// Hands leadership to another voter; `None`: the one whose log is furthest.
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal>;
     /// Leadership is being handed over: nothing can be appended.

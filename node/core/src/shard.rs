@@ -29,7 +29,7 @@ use self::writes::{ReplicaWaits, Staged, Writes};
 use crate::engine::Tree;
 use crate::error::{Fatal, Rejected};
 use crate::lag::{Lag, ReaderReport, Subject};
-use crate::log::{LogEntry, LogReader, LogRecord};
+use crate::log::{BaseRecord, LogEntry, LogReader, LogRecord};
 use crate::machine::Applied;
 use crate::proposal::{Proposal, WriteResult};
 use crate::replica::paxos::{Config as PaxosConfig, PaxosReplicator};
@@ -86,6 +86,8 @@ pub enum Input {
     },
     /// Free space is below the reserve (or above it again).
     DiskLow(bool),
+    /// The log is about to be trimmed to this point: a synced snapshot holds what is before it.
+    Trim(BaseRecord),
 }
 
 /// What the driver is to do.
@@ -134,6 +136,12 @@ pub enum Effect {
         node: Option<NodeId>,
         /// This replica is it *and* has applied its whole log: it evaluates proposals.
         ready: bool,
+    },
+    /// The leader's log does not reach back to this replica's any more: fetch a snapshot at or behind this index from it,
+    /// install it and open the shard again. Said again until then.
+    NeedsSnapshot {
+        /// Where the leader's log begins.
+        index: Index,
     },
 }
 
@@ -282,6 +290,7 @@ impl Shard {
                 self.disk_low = low;
                 Ok(())
             }
+            Input::Trim(base) => self.replicator.compact(base.index, base.term),
         }
     }
 
@@ -489,6 +498,9 @@ impl Shard {
             self.shippable = last.index;
             self.writes.committed(&output.committed, effects);
             effects.push(Effect::Apply { entries: output.committed });
+        }
+        if let Some(index) = output.needs_snapshot {
+            effects.push(Effect::NeedsSnapshot { index });
         }
         let more = !output.reads.is_empty();
         for (context, index) in output.reads {

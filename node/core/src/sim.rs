@@ -479,6 +479,7 @@ impl World {
                 self.note(format_args!("n{id} read {ticket} {result:?}"));
                 assert!(self.reads.insert(ticket, result).is_none(), "seed {}: {ticket} answered twice", self.seed);
             }
+            Effect::NeedsSnapshot { .. } => panic!("nothing is trimmed here"),
             Effect::Leader { term, leader, ready, .. } => {
                 self.note(format_args!("n{id} sees leader {leader:?} in {term}, ready {ready}"));
                 if leader == Some(ReplicaId::new(id)) {

@@ -184,6 +184,10 @@ impl MachineState {
             if tree.scan(&all, false).next().transpose()?.is_some() {
                 return Err(Fatal::new("open the machine", "its tree has keys but no applied record"));
             }
+            if base.index > Index::new(0) {
+                let cause = format!("its tree is empty and its log begins after {}: a snapshot is missing", base.index);
+                return Err(Fatal::new("open the machine", cause));
+            }
             return Ok(Self {
                 index: base.index,
                 term: base.term,

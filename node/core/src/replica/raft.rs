@@ -10,10 +10,12 @@
 //!   its own is sent only when nothing more is in flight: half the messages under load, none later when idle.
 //! - **Backpressure.** No more committed entries are taken than [`APPLY_WINDOW_BYTES`] ahead of the applier.
 //! - **Disk progress.** A leader whose own write has not finished for an election timeout hands over and steps down.
+//! - **Snapshots** travel out of band: what raft-rs sends is a marker without data, and a follower that lacks the entry
+//!   it names never gives it to raft-rs but asks for a snapshot; the marker is repeated until the follower is filled.
 //! - **Panics.** raft-rs panics on what a peer or a bad restart can cause: messages are checked first, and what panics
 //!   all the same is [`Fatal`] for this replica only.
 //!
-//! Left out: membership changes and snapshots; a committed membership entry stops the replica by name.
+//! Left out: membership changes; a committed membership entry stops the replica by name.
 
 mod election;
 mod messages;
@@ -111,6 +113,9 @@ pub struct RaftReplicator {
     /// The commit index the followers have been told.
     announced: u64,
     dropped: u64,
+    /// The leader's log begins behind this one's end.
+    needs_snapshot: Option<Index>,
+    marked: Now,
 }
 
 impl RaftReplicator {
@@ -175,6 +180,8 @@ impl RaftReplicator {
             giving_up: false,
             announced: 0,
             dropped: 0,
+            needs_snapshot: None,
+            marked: now,
         };
         if replica.alone() {
             // Nobody else can lead: no reason to wait for an election timeout.
@@ -360,6 +367,31 @@ impl RaftReplicator {
         Ok(self.node.has_ready())
     }
 
+    /// Whether a snapshot's marker names an entry that is not in this log.
+    fn lacks(&mut self, marker: &Message) -> Result<bool, Fatal> {
+        let point = marker.get_snapshot().get_metadata();
+        let (index, term) = (point.index, point.term);
+        self.run("look for a snapshot's entry", |node| {
+            let log = &node.raft.raft_log;
+            index > log.committed && !log.match_term(index, term)
+        })
+    }
+
+    /// raft-rs sends a marker once; the follower may not have heard it, or may have been filled since.
+    fn mark_again(&mut self, now: Now) -> Result<(), Fatal> {
+        if !self.is_leader() || now.saturating_sub(self.marked) < self.timing.election_max {
+            return Ok(());
+        }
+        self.marked = now;
+        let waiting = |(_, progress): &(&u64, &raft::Progress)| progress.state == raft::ProgressState::Snapshot;
+        let mut behind: Vec<u64> = self.node.raft.prs().iter().filter(waiting).map(|(id, _)| *id).collect();
+        behind.sort_unstable();
+        for id in behind {
+            self.run("repeat a marker", |node| node.report_snapshot(id, raft::SnapshotStatus::Failure))?;
+        }
+        Ok(())
+    }
+
     /// The longest wait for the local disk.
     fn disk_wait(&self, now: Now) -> u64 {
         self.writes.front().map_or(0, |w| now.saturating_sub(w.since))
@@ -407,6 +439,10 @@ impl Replicator for RaftReplicator {
         }
         let kind = decoded.message.get_msg_type();
         let term = decoded.message.term;
+        if kind == MessageType::MsgSnapshot && self.lacks(&decoded.message)? {
+            self.needs_snapshot = Some(Index::new(decoded.message.get_snapshot().get_metadata().index));
+            return Ok(());
+        }
         if self.run("receive a message", |node| node.step(decoded.message))?.is_err() {
             self.dropped += 1;
         }
@@ -435,6 +471,7 @@ impl Replicator for RaftReplicator {
             node.raft.set_randomized_election_timeout(timeout);
             node.tick()
         })?;
+        self.mark_again(now)?;
         self.watch_disk(now)
     }
 
@@ -503,6 +540,15 @@ impl Replicator for RaftReplicator {
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
     }
 
+    fn compact(&mut self, index: Index, term: Term) -> Result<(), Fatal> {
+        if index > self.applied {
+            let cause = format!("entry {index} is not applied");
+            return Err(Fatal::new(format!("trim the log of {}", self.shard), cause));
+        }
+        self.node.raft.mut_store().compact(index.get(), term.get());
+        Ok(())
+    }
+
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
         let to = to.map(ReplicaId::get).or_else(|| self.furthest_voter(now));
         match to {
@@ -538,6 +584,7 @@ impl Replicator for RaftReplicator {
         }
         out.sends = std::mem::take(&mut self.sends);
         out.reads = std::mem::take(&mut self.reads);
+        out.needs_snapshot = self.needs_snapshot.take();
         Ok(out)
     }
 

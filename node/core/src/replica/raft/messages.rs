@@ -4,7 +4,8 @@
 //! them. Beside what raft-rs wants to say, each message carries how far its sender has applied, so that the leader knows
 //! lag without another message.
 //!
-//! Only what may cross the wire has a [`Kind`]: raft-rs's forwarded proposals and reads, and its snapshots, have none.
+//! Only what may cross the wire has a [`Kind`]: raft-rs's forwarded proposals and reads have none. A snapshot crosses as a
+//! marker: index and term, no data.
 
 use bytes::Bytes;
 use quorate_shared::ids::{Index, ReplicaId};
@@ -28,6 +29,7 @@ enum Kind {
     RequestPreVote,
     RequestPreVoteResponse,
     TimeoutNow,
+    Snapshot,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             MessageType::MsgRequestPreVote => Kind::RequestPreVote,
             MessageType::MsgRequestPreVoteResponse => Kind::RequestPreVoteResponse,
             MessageType::MsgTimeoutNow => Kind::TimeoutNow,
+            MessageType::MsgSnapshot => Kind::Snapshot,
             _ => return None,
         })
     }
@@ -57,6 +60,7 @@ impl Kind {
             Kind::RequestPreVote => MessageType::MsgRequestPreVote,
             Kind::RequestPreVoteResponse => MessageType::MsgRequestPreVoteResponse,
             Kind::TimeoutNow => MessageType::MsgTimeoutNow,
+            Kind::Snapshot => MessageType::MsgSnapshot,
         }
     }
 }
@@ -87,13 +91,18 @@ pub(super) struct Decoded {
 /// The bytes of a message; `None` if it is of a kind that never leaves this replica.
 pub(super) fn encode(message: Message, applied: Index) -> Option<Bytes> {
     let kind = Kind::of(message.get_msg_type())?;
+    let (mut index, mut log_term) = (message.index, message.log_term);
+    if kind == Kind::Snapshot {
+        let point = message.get_snapshot().get_metadata();
+        (index, log_term) = (point.index, point.term);
+    }
     let size: usize = message.entries.iter().map(|e| e.data.len() + 32).sum();
     let wire = Wire {
         kind,
         applied,
         term: message.term,
-        log_term: message.log_term,
-        index: message.index,
+        log_term,
+        index,
         commit: message.commit,
         commit_term: message.commit_term,
         reject: message.reject,
@@ -137,6 +146,11 @@ pub(super) fn decode(from: ReplicaId, to: ReplicaId, bytes: &[u8]) -> Option<Dec
     message.reject_hint = wire.reject_hint;
     message.context = wire.context;
     message.entries = wire.entries.iter().map(from_log).collect::<Vec<_>>().into();
+    if wire.kind == Kind::Snapshot {
+        let point = message.mut_snapshot().mut_metadata();
+        (point.index, point.term) = (wire.index, wire.log_term);
+        point.mut_conf_state().voters = vec![to.get()];
+    }
     Some(Decoded { message, applied: wire.applied })
 }
 
@@ -225,8 +239,8 @@ mod tests {
         let mut future = append();
         future.mut_entries()[0].term = 4;
         assert!(decode(from, to, &encode(future, Index::new(0)).unwrap()).is_none());
-        let mut snapshot = Message::default();
-        snapshot.set_msg_type(MessageType::MsgSnapshot);
-        assert!(encode(snapshot, Index::new(0)).is_none());
+        let mut forwarded = Message::default();
+        forwarded.set_msg_type(MessageType::MsgPropose);
+        assert!(encode(forwarded, Index::new(0)).is_none());
     }
 }

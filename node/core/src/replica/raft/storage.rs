@@ -134,6 +134,19 @@ impl Storage {
         }
     }
 
+    /// The log is about to be trimmed to this point; nothing at or before it is read any more.
+    pub(super) fn compact(&mut self, index: u64, term: u64) {
+        if index <= self.base.0 || index > self.durable {
+            return;
+        }
+        self.base = (index, term);
+        while self.tail.front().is_some_and(|e| e.index <= index) {
+            if let Some(gone) = self.tail.pop_front() {
+                self.tail_bytes -= size(&gone);
+            }
+        }
+    }
+
     /// A flush is over: followers may be read for again.
     pub(super) fn refill(&self) {
         self.budget.set(READ_BYTES);
@@ -260,8 +273,15 @@ impl raft::Storage for Storage {
         Ok(self.last)
     }
 
+    /// A marker: it says where this log begins, and the follower fetches a snapshot itself.
     fn snapshot(&self, _: u64, _: u64) -> raft::Result<Snapshot> {
-        // The log is kept whole in this version: nobody is ever behind it.
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+        let mut marker = Snapshot::default();
+        let point = marker.mut_metadata();
+        (point.index, point.term) = self.base;
+        point.mut_conf_state().voters.clone_from(&self.voters);
+        match self.base.0 {
+            0 => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+            _ => Ok(marker),
+        }
     }
 }

@@ -57,6 +57,14 @@ impl Bench {
         output
     }
 
+    /// Takes the output and finishes its write.
+    fn settle(&mut self) {
+        if let Some((id, records)) = self.output().persist {
+            self.disk.sync(records.len());
+            self.raft.persisted(self.now, id).unwrap();
+        }
+    }
+
     fn kinds(&self, output: &Output) -> Vec<(u64, MessageType)> {
         let decode = |bytes: &Bytes| messages::decode(ReplicaId::new(2), ReplicaId::new(1), bytes).unwrap().message;
         output.sends.iter().map(|(to, bytes)| (to.get(), decode(bytes).get_msg_type())).collect()
@@ -310,4 +318,83 @@ proptest! {
             }
         }
     }
+}
+
+fn marker(term: u64, point: (u64, u64)) -> Message {
+    let mut out = message(MessageType::MsgSnapshot, term);
+    let at = out.mut_snapshot().mut_metadata();
+    (at.index, at.term) = point;
+    at.mut_conf_state().voters = vec![1, 2, 3];
+    out
+}
+
+#[test]
+fn a_marker_of_what_is_missing_asks_for_a_snapshot_and_of_what_is_there_is_acknowledged() {
+    let mut b = Bench::new();
+    b.receive(1, append(1, (0, 0), &[1, 1, 1])).unwrap();
+    b.settle();
+    b.output();
+    b.receive(1, marker(1, (9, 1))).unwrap();
+    let output = b.output();
+    assert_eq!((output.needs_snapshot, b.kinds(&output)), (Some(Index::new(9)), vec![]));
+    assert_eq!(b.output().needs_snapshot, None, "until it is said again");
+    // Of another term at an index that it has: it has not got that entry.
+    b.receive(1, marker(2, (3, 2))).unwrap();
+    assert_eq!(b.output().needs_snapshot, Some(Index::new(3)));
+    b.receive(1, marker(1, (2, 1))).unwrap();
+    let output = b.output();
+    assert_eq!(output.needs_snapshot, None);
+    assert_eq!(b.kinds(&output), [(1, MessageType::MsgAppendResponse)]);
+    assert_eq!(b.raft.commit_index(), Index::new(2), "what a snapshot has is committed");
+}
+
+#[test]
+fn a_trimmed_log_sends_a_marker_and_repeats_it() {
+    let mut b = Bench::new();
+    b.raft.run("stand", |node| node.campaign()).unwrap().unwrap();
+    let win = |b: &mut Bench, kind| {
+        b.settle();
+        let term = if kind == MessageType::MsgRequestPreVoteResponse { b.raft.term() + 1 } else { b.raft.term() };
+        b.receive(1, message(kind, term)).unwrap();
+    };
+    win(&mut b, MessageType::MsgRequestPreVoteResponse);
+    win(&mut b, MessageType::MsgRequestVoteResponse);
+    assert!(b.raft.is_leader());
+    b.raft.append(0, vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]).unwrap();
+    b.settle();
+    let mut response = message(MessageType::MsgAppendResponse, b.raft.term());
+    response.index = 3;
+    b.receive(1, response).unwrap();
+    let output = b.output();
+    assert_eq!(output.committed.len(), 3);
+    assert!(b.raft.compact(Index::new(3), Term::new(1)).is_err(), "not applied yet");
+    b.raft.applied(Index::new(3)).unwrap();
+    b.raft.compact(Index::new(3), Term::new(b.raft.term())).unwrap();
+    // Voter 3 has nothing: it rejects, and is told to fetch a snapshot, again and again.
+    let mut rejected = message(MessageType::MsgAppendResponse, b.raft.term());
+    (rejected.reject, rejected.index, rejected.reject_hint) = (true, 0, 0);
+    b.receive(3, rejected).unwrap();
+    let snapshots = |b: &mut Bench| {
+        let output = b.output();
+        b.kinds(&output).into_iter().filter(|(_, kind)| *kind == MessageType::MsgSnapshot).collect::<Vec<_>>()
+    };
+    assert_eq!(snapshots(&mut b), [(3, MessageType::MsgSnapshot)]);
+    let mut again = 0;
+    for _ in 0..200 {
+        b.now += 25;
+        b.raft.tick(b.now).unwrap();
+        for from in [1, 3] {
+            b.receive(from, message(MessageType::MsgHeartbeatResponse, b.raft.term())).unwrap();
+        }
+        again += snapshots(&mut b).len();
+    }
+    assert!((3..20).contains(&again), "{again}");
+    // Filled: it says what it has, and gets what follows.
+    let mut filled = message(MessageType::MsgAppendResponse, b.raft.term());
+    filled.index = 3;
+    b.receive(3, filled).unwrap();
+    b.output();
+    b.raft.append(b.now, vec![Bytes::from_static(b"c")]).unwrap();
+    let output = b.output();
+    assert!(b.kinds(&output).contains(&(3, MessageType::MsgAppend)));
 }
