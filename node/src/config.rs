@@ -73,12 +73,18 @@ pub struct RawConfig {
     pub heartbeat_ms: Option<u64>,
     /// Free space below which writes are refused, in MiB.
     pub disk_reserve_mb: Option<u64>,
+    /// Size of a log segment, in MiB.
+    pub segment_mb: Option<u64>,
+    /// The log grows at least so far, in MiB, before a base is written and it is trimmed.
+    pub base_min_mb: Option<u64>,
+    /// The log is kept for a reader that is behind up to so many MiB; beyond it the reader needs a snapshot.
+    pub retention_mb: Option<u64>,
     /// Every voter, this node included. Last, because TOML wants tables last.
     pub peers: Option<RawPeers>,
 }
 
 /// The names of [`RawConfig`]'s fields.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 17] = [
     "id",
     "data",
     "listen",
@@ -92,6 +98,9 @@ pub const KEYS: [&str; 14] = [
     "election_ms",
     "heartbeat_ms",
     "disk_reserve_mb",
+    "segment_mb",
+    "base_min_mb",
+    "retention_mb",
     "peers",
 ];
 
@@ -165,6 +174,9 @@ impl RawConfig {
             "election_ms" => self.election_ms = Some(number()?),
             "heartbeat_ms" => self.heartbeat_ms = Some(number()?),
             "disk_reserve_mb" => self.disk_reserve_mb = Some(number()?),
+            "segment_mb" => self.segment_mb = Some(number()?),
+            "base_min_mb" => self.base_min_mb = Some(number()?),
+            "retention_mb" => self.retention_mb = Some(number()?),
             "peers" => self.peers = Some(RawPeers::Text(value.into())),
             _ => return Err(None),
         }
@@ -188,6 +200,9 @@ impl RawConfig {
             election_ms: over.election_ms.or(self.election_ms),
             heartbeat_ms: over.heartbeat_ms.or(self.heartbeat_ms),
             disk_reserve_mb: over.disk_reserve_mb.or(self.disk_reserve_mb),
+            segment_mb: over.segment_mb.or(self.segment_mb),
+            base_min_mb: over.base_min_mb.or(self.base_min_mb),
+            retention_mb: over.retention_mb.or(self.retention_mb),
             peers: over.peers.or(self.peers),
         }
     }
@@ -233,6 +248,34 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// Where tests say which part of this node hangs; by a flag only.
     pub test_hooks: Option<PathBuf>,
+    /// When the log is trimmed.
+    pub retention: Retention,
+}
+
+/// How large the log may get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// Of a segment.
+    pub segment_bytes: u64,
+    /// Before a base is written; more, if there is more data.
+    pub base_min_bytes: u64,
+    /// Kept for a reader that is behind.
+    pub reader_bytes: u64,
+}
+
+impl Retention {
+    fn of(raw: &RawConfig) -> Result<Self, ConfigError> {
+        let mb = |given: Option<u64>, default: u64| given.unwrap_or(default).saturating_mul(1 << 20);
+        // A segment holds the largest entry, and its offsets are 32 bits.
+        if raw.segment_mb.is_some_and(|mb| !(8..=128).contains(&mb)) {
+            return Err(ConfigError("segment-mb: a log segment has 8 to 128 MiB".into()));
+        }
+        Ok(Self {
+            segment_bytes: mb(raw.segment_mb, quorate_shared::limits::SEGMENT_BYTES >> 20),
+            base_min_bytes: mb(raw.base_min_mb, 64).max(1 << 20),
+            reader_bytes: mb(raw.retention_mb, 1024),
+        })
+    }
 }
 
 impl Config {
@@ -382,6 +425,7 @@ impl TryFrom<RawConfig> for Config {
         if !(1..=1 << 20).contains(&cache_mb) {
             return Err(ConfigError(format!("cache_mb: {cache_mb} is not between 1 and {}", 1 << 20)));
         }
+        let retention = Retention::of(&raw)?;
         Ok(Self {
             node,
             data: raw.data.unwrap_or_else(|| "quorate-data".into()),
@@ -396,6 +440,7 @@ impl TryFrom<RawConfig> for Config {
             election_ms,
             heartbeat_ms,
             test_hooks: None,
+            retention,
             disk_reserve_bytes: raw
                 .disk_reserve_mb
                 .map_or(quorate_shared::limits::DISK_RESERVE_BYTES, |mb| mb.saturating_mul(1 << 20)),
@@ -427,6 +472,9 @@ impl fmt::Display for Config {
             election_ms: Some(self.election_ms),
             heartbeat_ms: Some(self.heartbeat_ms),
             disk_reserve_mb: Some(self.disk_reserve_bytes >> 20),
+            segment_mb: Some(self.retention.segment_bytes >> 20),
+            base_min_mb: Some(self.retention.base_min_bytes >> 20),
+            retention_mb: Some(self.retention.reader_bytes >> 20),
             peers,
         };
         f.write_str(&toml::to_string(&raw).map_err(|_| fmt::Error)?)

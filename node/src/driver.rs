@@ -23,13 +23,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use quorate_core::catalog::Catalog;
 use quorate_core::error::{Fatal, Rejected};
-use quorate_core::log::Log;
+use quorate_core::log::{BaseRecord, Log};
 use quorate_core::machine::{Applied, Machine};
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::replica::{Now, PersistId};
 use quorate_core::shard::{Input, Shard, View};
 use quorate_core::ship::follow::{BadBatch, Follower};
 use quorate_core::ship::{Pull, ShipBatch, ShipProgress};
+use quorate_core::snapshot::file::Stored;
+use quorate_core::snapshot::source::SnapshotSource;
 use quorate_shared::ids::{Index, ReplicaId, ShardId};
 use quorate_shared::status::ShardStatus;
 use tokio::sync::watch;
@@ -80,6 +82,11 @@ pub type OnRefused = Box<dyn FnOnce(BadBatch) + Send>;
 /// Gets where a stream is to begin; `None`: the shard has no follower here.
 pub type OnPull = Box<dyn FnOnce(Option<Pull>) + Send>;
 
+/// Gets a snapshot of what is applied; `None`: the shard is not here. Runs on the applier's thread and must not block.
+pub type OnSnapshot = Box<dyn FnOnce(Option<SnapshotSource>) + Send>;
+/// Is called when the log begins at the new base; dropped uncalled if it cannot.
+pub type OnTrimmed = Box<dyn FnOnce() + Send>;
+
 /// What can reach the core thread.
 pub(crate) enum Event {
     /// For a voter's shard.
@@ -98,6 +105,8 @@ pub(crate) enum Event {
     Pull(ShardId, OnPull),
     /// The shard's state is wanted.
     Status(ShardId, OnStatus),
+    /// A synced snapshot allows the shard's log to begin here.
+    Trim(BaseRecord, OnTrimmed),
     /// A shard cannot go on; `None`: none of them can.
     Stop(Option<ShardId>, String),
 }
@@ -134,6 +143,8 @@ pub trait Outgoing: Send + Sync + 'static {
     fn held(&self, _part: Held) -> bool {
         false
     }
+    /// A voter is behind what its leader's log still has.
+    fn needs_snapshot(&self, shard: ShardId);
     /// An engine or a log has failed: the node has to be started again.
     fn failed(&self, what: Failure, why: &str);
 }
@@ -171,8 +182,8 @@ pub enum Failure {
 pub(crate) struct Shared {
     pub clock: Clock,
     pub inbox: Queue<Event>,
-    pub writes: Queue<writer::Job>,
-    pub applies: Queue<applier::Job>,
+    pub writes: Queue<writer::Work>,
+    pub applies: Queue<applier::Work>,
     pub views: BTreeMap<ShardId, Arc<ShardView>>,
     pub outgoing: Arc<dyn Outgoing>,
     /// When the log's write in progress began, plus one; 0: none is.
@@ -318,6 +329,18 @@ impl Driver {
         let done: OnStatus = Box::new(move |status| drop(sender.send(status)));
         self.shared.inbox.push(Event::Status(shard, done));
         receiver.recv_timeout(Duration::from_millis(100)).ok().flatten()
+    }
+
+    /// Opens a snapshot of what is applied.
+    pub fn snapshot(&self, shard: ShardId, done: OnSnapshot) {
+        self.shared.applies.push(applier::Work::Snapshot(shard, done));
+    }
+
+    /// Lets a shard's log begin at `base`. `stored` is why it may: a durable snapshot at or behind that point.
+    pub fn trim(&self, stored: &Stored, base: BaseRecord, done: OnTrimmed) {
+        if base.shard == stored.head().shard() && base.index <= stored.head().index() {
+            self.shared.inbox.push(Event::Trim(base, done));
+        }
     }
 
     /// Milliseconds the log's write in progress has taken so far.

@@ -1,7 +1,10 @@
 //! What a running node does now and then: watches its disk, checkpoints its engine, registers itself in the catalog, keeps
-//! the leaders of the data shards where the master is, checks its engine after an unclean stop.
+//! the leaders of the data shards where the master is, checks its engine after an unclean stop, trims its log behind
+//! [`bases`].
 //!
 //! Invariant: nothing here is needed for an acknowledged write to be safe.
+
+pub mod bases;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use quorate_core::catalog::{Descriptor, NodeDesc};
 use quorate_core::keys::{CatalogKey, Key};
+use quorate_core::log::LogReader;
 use quorate_core::machine::Scrub;
 use quorate_core::proposal::{Op, Proposal};
 use quorate_core::shard::Input;
@@ -60,6 +64,10 @@ pub struct Housekeeping {
     pub reports: Arc<NodeReports>,
     /// Its engine.
     pub engine: Arc<EngineHandle>,
+    /// Its log.
+    pub log: Arc<dyn LogReader>,
+    /// Readers that are being filled.
+    pub holds: Arc<bases::Holds>,
     /// Its cluster.
     pub founding: Founding,
     /// Told when something is beyond repair while running.
@@ -97,6 +105,8 @@ pub fn start(
         let k = with(keeping);
         spawn(Box::pin(async move { k.gather_leaders().await }));
     }
+    let bases = bases::Bases::new(with(keeping), keeping.log.clone(), stop.clone());
+    tasks.spawn_blocking(move || bases.run());
     let stopping = stop.clone();
     for (shard, scrub) in scrubs {
         let (k, stop) = (with(keeping), stopping.clone());

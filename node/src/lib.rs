@@ -4,6 +4,7 @@ pub mod admin;
 pub mod config;
 pub mod ddl;
 pub mod driver;
+pub mod fill;
 pub mod forward;
 pub mod founding;
 pub mod housekeeping;

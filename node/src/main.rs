@@ -88,6 +88,15 @@ struct StartArgs {
     /// For tests: a part of this node hangs while a file of its name is in this directory.
     #[arg(long, value_name = "DIR", hide = true)]
     test_hooks: Option<PathBuf>,
+    /// Size of a log segment, in MiB [default: 64].
+    #[arg(long, value_name = "MIB")]
+    segment_mb: Option<u64>,
+    /// The log grows at least so far before it is trimmed, in MiB [default: 64].
+    #[arg(long, value_name = "MIB")]
+    base_min_mb: Option<u64>,
+    /// How much of the log is kept for a reader that is behind, in MiB [default: 1024].
+    #[arg(long, value_name = "MIB")]
+    retention_mb: Option<u64>,
 }
 
 impl StartArgs {
@@ -106,6 +115,9 @@ impl StartArgs {
             election_ms: self.election_ms,
             heartbeat_ms: self.heartbeat_ms,
             disk_reserve_mb: self.disk_reserve_mb,
+            segment_mb: self.segment_mb,
+            base_min_mb: self.base_min_mb,
+            retention_mb: self.retention_mb,
             peers: self.peers.clone().map(RawPeers::Text),
         }
     }

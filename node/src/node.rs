@@ -25,8 +25,10 @@ use crate::admin::Admin;
 use crate::admin::actions::Runner;
 use crate::config::{Config, Role};
 use crate::driver::{Driver, Failure, Held, Outgoing};
+use crate::fill::Filler;
 use crate::forward::{Forwarder, NodeRouter};
 use crate::founding::{self, Verdict};
+use crate::housekeeping::bases::Holds;
 use crate::housekeeping::{self, Housekeeping};
 use crate::metrics::Meters;
 use crate::peers::message::{Answer, Ask, Envelope, Founding, Reply, Request, Response};
@@ -253,6 +255,8 @@ fn assemble(
         forwarder: forwarder.clone(),
         reports: reports.clone(),
         runner: Runner::new(config.node, forwarder.clone(), peers.clone(), reports.clone()),
+        data: directory.path().to_owned(),
+        holds: Arc::default(),
         founding: std::sync::OnceLock::new(),
         server: std::sync::OnceLock::new(),
     });
@@ -419,12 +423,14 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         return Err(NodeError::Failed("the founding record has vanished".into()));
     };
     let progress = Arc::new(ProgressOut::default());
+    let (needs, needed) = mpsc::unbounded_channel();
     let outgoing = Arc::new(NodeOutgoing {
         hooks: parts.config.test_hooks.clone(),
         peers: parts.peers.clone(),
         founding: founding.clone(),
         data: directory.path().to_owned(),
         progress: progress.clone(),
+        needs,
         failures: parts.failures.clone(),
     });
     let Opened { clock, shards, log, reader, catalog, closing, rebuilt, scrubs } = opened;
@@ -434,17 +440,31 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     parts.streams.serve(reader.clone());
     let server = Server {
         driver: driver.clone(),
-        log: reader,
+        log: reader.clone(),
         epoch: founding.epoch,
         node: parts.config.node,
         forwarder: parts.forwarder.clone(),
     };
     // A second start cannot happen.
     let _ = parts.events.server.set(server);
+    let filler = Arc::new(Filler {
+        data: directory.path().to_owned(),
+        me: parts.config.node,
+        peers: parts.peers.clone(),
+        forwarder: parts.forwarder.clone(),
+        driver: driver.clone(),
+        addresses: match &parts.config.role {
+            Role::Voter(_) => Vec::new(),
+            Role::Replica(addresses) => addresses.clone(),
+        },
+        failures: parts.failures.clone(),
+        busy: std::sync::Mutex::default(),
+    });
     match &parts.config.role {
         Role::Voter(_) => parts.peers.connect_voters(),
-        Role::Replica(addresses) => pull(parts, &driver, progress, addresses),
+        Role::Replica(addresses) => pull(parts, &driver, progress, addresses, &filler),
     }
+    fill_voters(parts, filler, needed);
     let keeping = Arc::new(Housekeeping {
         config: parts.config.clone(),
         directory: directory.path().to_owned(),
@@ -453,6 +473,8 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         peers: parts.peers.clone(),
         reports: parts.reports.clone(),
         engine: closing.handle(),
+        log: reader,
+        holds: parts.events.holds.clone(),
         founding: founding.clone(),
         failures: parts.failures.clone(),
     });
@@ -470,7 +492,24 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     Ok(Running { driver, closing })
 }
 
-fn pull(parts: &Parts, driver: &Arc<Driver>, progress: Arc<ProgressOut>, addresses: &[String]) {
+/// Voters that their leader's log does not reach back to fetch a snapshot.
+fn fill_voters(parts: &Parts, filler: Arc<Filler>, mut needed: mpsc::UnboundedReceiver<ShardId>) {
+    let stop = parts.stop_tasks.clone();
+    let tasks = parts.tasks.clone();
+    parts.tasks.spawn(async move {
+        loop {
+            let shard = tokio::select! {
+                () = stop.cancelled() => return,
+                shard = needed.recv() => shard,
+            };
+            let Some(shard) = shard else { return };
+            let (filler, stop) = (filler.clone(), stop.clone());
+            tasks.spawn(async move { filler.fill(shard, &stop).await });
+        }
+    });
+}
+
+fn pull(parts: &Parts, driver: &Arc<Driver>, progress: Arc<ProgressOut>, addresses: &[String], filler: &Arc<Filler>) {
     let (failures, config) = (parts.failures.clone(), parts.config.clone());
     let puller = Arc::new(Puller {
         driver: driver.clone(),
@@ -478,6 +517,7 @@ fn pull(parts: &Parts, driver: &Arc<Driver>, progress: Arc<ProgressOut>, address
         forwarder: parts.forwarder.clone(),
         progress,
         addresses: addresses.to_vec(),
+        filler: filler.clone(),
         diverged: Box::new(move |shard, why| {
             crate::store::engine::mark_diverged(&config.data);
             // Nobody listens any more when the node is stopping.
@@ -512,6 +552,7 @@ struct NodeOutgoing {
     founding: Founding,
     data: PathBuf,
     progress: Arc<ProgressOut>,
+    needs: mpsc::UnboundedSender<ShardId>,
     failures: mpsc::UnboundedSender<(Failure, String)>,
 }
 
@@ -542,6 +583,11 @@ impl Outgoing for NodeOutgoing {
         self.hooks.as_ref().is_some_and(|hooks| hooks.join(name).exists())
     }
 
+    fn needs_snapshot(&self, shard: ShardId) {
+        // Nobody listens any more when the node is stopping.
+        let _ = self.needs.send(shard);
+    }
+
     fn failed(&self, what: Failure, why: &str) {
         // Nobody listens any more when the node is stopping.
         let _ = self.failures.send((what, why.to_owned()));
@@ -556,6 +602,8 @@ struct Events {
     forwarder: Arc<Forwarder>,
     reports: Arc<NodeReports>,
     runner: Arc<Runner>,
+    data: PathBuf,
+    holds: Arc<Holds>,
     founding: std::sync::OnceLock<Arc<Founding>>,
     server: std::sync::OnceLock<Server>,
 }
@@ -632,6 +680,13 @@ impl PeerEvents for Events {
         let Some(server) = self.server.get() else { return };
         if let Err(why) = server.serve(stream, buffer, reader, heard).await {
             tracing::debug!(%reader, %why, "a reader's stream has ended");
+        }
+    }
+
+    async fn give(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId) {
+        let given = crate::fill::serve(self.data.clone(), self.holds.clone(), stream, buffer, reader);
+        if let Err(why) = given.await {
+            tracing::debug!(%reader, %why, "a snapshot was not given to its end");
         }
     }
 }

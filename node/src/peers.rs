@@ -50,6 +50,8 @@ pub trait PeerEvents: Send + Sync + 'static {
     fn who(&self, voters: &[NodeId]) -> Answer;
     /// Serves a reader of our log until it ends.
     async fn ship(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId, heard: Heard);
+    /// Gives a node a snapshot.
+    async fn give(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId);
 }
 
 /// When something was last heard from a node; milliseconds since the start, plus one; 0 is never.
@@ -518,6 +520,13 @@ impl Peers {
                 let events = read(&self.events).clone();
                 if let Some(events) = events {
                     events.ship(stream, buffer, hello.node, self.hearing(hello.node)).await;
+                }
+                Ok(())
+            }
+            PeerChannel::Snapshots => {
+                let events = read(&self.events).clone();
+                if let Some(events) = events {
+                    events.give(stream, buffer, hello.node).await;
                 }
                 Ok(())
             }

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Driver;
 use crate::driver::view::{Leader, ShardView};
+use crate::fill::Filler;
 use crate::forward::Forwarder;
 use crate::peers::message::Shipment;
 use crate::peers::{Heard, Outbox, Peers, frame};
@@ -124,7 +125,18 @@ impl Server {
                 return frame::write(output, &self.leader_of(&view)).await;
             }
             // Reads the log, which may be on disk: not worth a blocking thread for recent entries.
-            while let Some(batch) = sender.next(&*self.log, view.committed()).map_err(|fatal| io_failure(&fatal))? {
+            loop {
+                let batch = match sender.next(&*self.log, view.committed()) {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => break,
+                    Err(fatal) => match self.log.bounds(pull.shard).map(|b| b.base.index) {
+                        // It was trimmed although this reader is not there yet: it was too far behind.
+                        Some(first) if first > sender.sent() => {
+                            return refuse(output, Refusal::NeedsSnapshot { first }).await;
+                        }
+                        _ => return Err(io_failure(&fatal)),
+                    },
+                };
                 ship(output, &ServerMessage::Batch(batch)).await?;
                 while let Ok(message) = messages.try_recv() {
                     self.note(&mut sender, &message, reader, pull.shard, &answers);
@@ -210,6 +222,8 @@ enum End {
     Broken(String),
     /// The histories differ: this replica has to start again from nothing.
     Diverged(String),
+    /// The server's log begins behind the end of this replica's.
+    Behind,
 }
 
 /// A replica's side: keeps a stream per shard.
@@ -224,6 +238,8 @@ pub struct Puller {
     pub progress: Arc<ProgressOut>,
     /// The addresses of `--replica-of`.
     pub addresses: Vec<String>,
+    /// Fetches a snapshot when the log is not enough.
+    pub filler: Arc<Filler>,
     /// Called when the replica must start again from nothing.
     pub diverged: Box<dyn Fn(ShardId, String) + Send + Sync>,
 }
@@ -258,6 +274,10 @@ impl Puller {
                         tracing::warn!(%shard, %address, %why, "the stream has ended");
                         told = why;
                     }
+                }
+                End::Behind => {
+                    self.filler.fill(shard, &stop).await;
+                    return;
                 }
                 End::Diverged(why) => {
                     tracing::error!(%shard, %address, %why, "this replica's history is not the cluster's");
@@ -364,6 +384,7 @@ impl Puller {
                 Ok(ServerMessage::Refused(Refusal::Diverged { index, ours })) => {
                     Some(End::Diverged(format!("entry {index} has the hash {ours} there")))
                 }
+                Ok(ServerMessage::Refused(Refusal::NeedsSnapshot { .. })) => Some(End::Behind),
                 Ok(ServerMessage::Refused(refusal)) => Some(End::Broken(refusal.to_string())),
                 Ok(ServerMessage::Confirmed { tag, index, age }) => {
                     let asked = Moment::from_micros(tag.saturating_sub(age));

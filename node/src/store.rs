@@ -6,9 +6,10 @@
 //! a clean close may hold newer and older pages side by side and is moved aside, as is one that is behind its own
 //! checkpoint. `log/` is the truth and is never touched by any of this.
 //!
-//! Left out: trimming and bases; a distrusted engine is rebuilt by replaying the whole log.
+//! `snapshots/` holds the bases that the log is trimmed behind; a distrusted engine is rebuilt from base and log.
 
 pub mod engine;
+pub mod snapshots;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -99,6 +99,8 @@ pub enum PeerChannel {
     Shipping,
     /// Questions before there is a cluster: who are you, are you empty.
     Founding,
+    /// A snapshot for a replica that the log does not reach back to any more.
+    Snapshots,
 }
 
 /// A node that connects to another.

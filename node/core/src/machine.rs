@@ -333,6 +333,12 @@ impl Group {
     }
 }
 
+/// How far a tree is; `None`: nothing has ever been applied to it, or what was being installed is not complete.
+pub fn applied_in(tree: &dyn Tree) -> Result<Option<Index>, Fatal> {
+    let applied = tree.get(&Key::Applied.encode())?;
+    applied.map(|bytes| MachineState::decode_applied(&bytes).map(|state| state.index)).transpose()
+}
+
 /// The storage whose digest a key counts for; the catalog's is 0.
 pub(crate) fn storage_of(key: &[u8]) -> Result<TableId, Fatal> {
     if keys::is_catalog(key) {

@@ -16,7 +16,7 @@ use quorate_core::mvcc::Snapshot;
 use quorate_shared::ids::{CatalogVersion, ShardId};
 use quorate_shared::limits::APPLY_BATCH_BYTES_MAX;
 
-use super::{Clock, Event, Failure, Held, Shared};
+use super::{Clock, Event, Failure, Held, OnSnapshot, Shared};
 
 /// How often the applier looks for old versions, busy or not, and at how many: a few milliseconds of work, and more of
 /// them in a second than a busy node makes.
@@ -33,6 +33,14 @@ pub(crate) struct Job {
     pub entries: Vec<LogEntry>,
 }
 
+/// What the applier is given, in order.
+pub(crate) enum Work {
+    /// Entries.
+    Apply(Job),
+    /// Who wants a snapshot.
+    Snapshot(ShardId, OnSnapshot),
+}
+
 pub(super) struct Applier {
     shared: Arc<Shared>,
     machines: BTreeMap<ShardId, Machine>,
@@ -44,18 +52,25 @@ impl Applier {
     }
 
     pub(super) fn run(mut self) {
-        let mut jobs: Vec<Job> = Vec::new();
+        let mut jobs: Vec<Work> = Vec::new();
         let mut collect_at = Instant::now() + COLLECT_EVERY;
         while self.shared.applies.take(&mut jobs, Some(collect_at)) {
             let mut by_shard: BTreeMap<ShardId, Vec<LogEntry>> = BTreeMap::new();
-            for mut job in jobs.drain(..) {
-                by_shard.entry(job.shard).or_default().append(&mut job.entries);
+            let mut snapshots = Vec::new();
+            for work in jobs.drain(..) {
+                match work {
+                    Work::Apply(mut job) => by_shard.entry(job.shard).or_default().append(&mut job.entries),
+                    Work::Snapshot(shard, done) => snapshots.push((shard, done)),
+                }
             }
             for (shard, entries) in by_shard {
                 if let Err(fatal) = self.apply(shard, &entries) {
                     self.fail(&fatal);
                     return;
                 }
+            }
+            for (shard, done) in snapshots {
+                done(self.machines.get_mut(&shard).map(Machine::snapshot));
             }
             if Instant::now() >= collect_at {
                 if let Err(fatal) = self.collect() {

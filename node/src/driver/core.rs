@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use quorate_core::error::{Fatal, Rejected};
+use quorate_core::log::BaseRecord;
 use quorate_core::replica::Now;
 use quorate_core::shard::{Effect, Input, Ticket, View};
 use quorate_core::ship::ShipProgress;
@@ -11,7 +12,7 @@ use quorate_shared::ids::ShardId;
 use quorate_shared::status::ShardStatus;
 
 use super::view::Leader;
-use super::{Clock, Event, Failure, OnIndex, OnWritten, Part, Shared, applier, writer};
+use super::{Clock, Event, Failure, OnIndex, OnTrimmed, OnWritten, Part, Shared, applier, writer};
 
 /// How often a log-shipped replica says how far it is although nothing has changed.
 const PROGRESS_EVERY_MS: Now = 100;
@@ -27,8 +28,8 @@ pub(super) struct Core {
     waiters: HashMap<Ticket, (ShardId, Waiter)>,
     next_ticket: Ticket,
     effects: Vec<Effect>,
-    writes: Vec<writer::Job>,
-    applies: Vec<applier::Job>,
+    writes: Vec<writer::Work>,
+    applies: Vec<applier::Work>,
     answers: Vec<Answer>,
     /// What followers last said, and when.
     said: BTreeMap<ShardId, (ShipProgress, Now)>,
@@ -131,7 +132,17 @@ impl Core {
                 }
                 done(status);
             }
+            Event::Trim(base, done) => self.trim(base, done),
             Event::Stop(shard, why) => self.stop(shard, &why),
+        }
+    }
+
+    /// The protocol first: from then on it reads nothing that the writer then drops.
+    fn trim(&mut self, base: BaseRecord, done: OnTrimmed) {
+        let shard = base.shard;
+        self.step(shard, Input::Trim(base.clone()));
+        if let (Some(view), true) = (self.shared.views.get(&shard), self.parts.contains_key(&shard)) {
+            self.writes.push(writer::Work::Trim { replica: view.replica, base, done });
         }
     }
 
@@ -196,10 +207,12 @@ impl Core {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Persist { id, records } => {
-                    self.writes.push(writer::Job { shard, replica: view.replica, id, records });
+                    let job = writer::Job { shard, replica: view.replica, id, records };
+                    self.writes.push(writer::Work::Write(job));
                 }
                 Effect::Send { to, message } => self.shared.outgoing.send(shard, view.replica, to, message),
-                Effect::Apply { entries } => self.applies.push(applier::Job { shard, entries }),
+                Effect::Apply { entries } => self.applies.push(applier::Work::Apply(applier::Job { shard, entries })),
+                Effect::NeedsSnapshot { .. } => self.shared.outgoing.needs_snapshot(shard),
                 Effect::Reply { ticket, result } => {
                     if let Some((_, Waiter::Written(done))) = self.waiters.remove(&ticket) {
                         self.answers.push(Answer::Written(done, result));

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quorate_core::error::Fatal;
-use quorate_core::log::{HardState, Log, LogRecord};
+use quorate_core::log::{BaseRecord, HardState, Log, LogRecord};
 use quorate_core::replica::PersistId;
 use quorate_shared::ids::{ReplicaId, ShardId};
 
-use super::{Event, Failure, Held, Shared};
+use super::{Event, Failure, Held, OnTrimmed, Shared};
 
 /// Make these durable.
 pub(crate) struct Job {
@@ -20,6 +20,14 @@ pub(crate) struct Job {
     pub replica: ReplicaId,
     pub id: PersistId,
     pub records: Vec<LogRecord>,
+}
+
+/// What the writer is given, in order.
+pub(crate) enum Work {
+    /// Records.
+    Write(Job),
+    /// A replica's log is to begin here.
+    Trim { replica: ReplicaId, base: BaseRecord, done: OnTrimmed },
 }
 
 pub(super) struct Writer {
@@ -34,11 +42,19 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
-        let mut jobs: Vec<Job> = Vec::new();
-        while self.shared.writes.take(&mut jobs, None) {
+        let mut work: Vec<Work> = Vec::new();
+        while self.shared.writes.take(&mut work, None) {
+            let (mut jobs, mut trims) = (Vec::with_capacity(work.len()), Vec::new());
+            for item in work.drain(..) {
+                match item {
+                    Work::Write(job) => jobs.push(job),
+                    Work::Trim { replica, base, done } => trims.push((replica, base, done)),
+                }
+            }
             self.shared.sync_since.store(self.shared.clock.now() + 1, Ordering::Relaxed);
             self.shared.hold(Held::Log, || self.shared.writes.is_closed());
-            let written = self.write(&jobs);
+            // A trim drops what was applied long ago: whether it comes before or after these writes makes no difference.
+            let written = self.write(&jobs).and_then(|()| self.trim(trims));
             self.shared.sync_since.store(0, Ordering::Relaxed);
             if let Err(fatal) = written {
                 let why = fatal.to_string();
@@ -53,6 +69,14 @@ impl Writer {
             }
             self.shared.inbox.push_all(done.into_iter().map(|(shard, id)| Event::Persisted(shard, id)));
         }
+    }
+
+    fn trim(&mut self, trims: Vec<(ReplicaId, BaseRecord, OnTrimmed)>) -> Result<(), Fatal> {
+        for (replica, base, done) in trims {
+            self.log.trim(replica, &base)?;
+            done();
+        }
+        Ok(())
     }
 
     fn write(&mut self, jobs: &[Job]) -> Result<(), Fatal> {

@@ -200,6 +200,33 @@ pub enum Shipment {
     },
 }
 
+/// On the snapshots channel, from who needs one: the newest there is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SnapshotAsk {
+    /// Of this shard.
+    pub shard: ShardId,
+    /// The name of the one received in part, and how many bytes of it.
+    pub have: Option<(String, u64)>,
+}
+
+/// On the snapshots channel, the answer: the bytes of a file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum SnapshotPart {
+    /// What follows.
+    Begin {
+        /// The file's name.
+        name: String,
+        /// Its bytes.
+        total: u64,
+        /// Where the first piece begins.
+        from: u64,
+    },
+    /// The next piece.
+    Data(Bytes),
+    /// There is none.
+    None,
+}
+
 #[cfg(test)]
 mod tests {
     use quorate_shared::ids::WriteId;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quorate_core::catalog::Catalog;
+use quorate_core::disk::RealDisk;
 use quorate_core::engine::Engine;
 use quorate_core::engine::sled::{SledEngine, trust};
 use quorate_core::error::Fatal;
@@ -26,6 +27,7 @@ use quorate_shared::ids::{CatalogVersion, Index, ReplicaId, ShardId};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::status::NodeKind;
 
+use super::snapshots::{self, Installing};
 use super::{Directory, StoreError, io_error, replace_file};
 use crate::config::Config;
 use crate::driver::view::ShardView;
@@ -166,6 +168,12 @@ fn fresh_log(directory: &Directory, founding: &Founding, replica: ReplicaId, why
     for file in ["engine.trust", CHECKPOINT] {
         remove_file(&directory.path().join(file))?;
     }
+    // Bases of a history that is not gone on with.
+    let old = snapshots::directory(directory.path());
+    match fs::remove_dir_all(&old) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &old)(e).into()),
+        _ => {}
+    }
     let (mut log, _, _) = SegmentLog::open(&directory.path().join("log"))?;
     write_bases(founding, replica, &mut log)?;
     super::sync_directory(directory.path())?;
@@ -185,6 +193,7 @@ struct Plan<'a> {
     config: &'a Config,
     reader: Arc<dyn LogReader>,
     bounds: BTreeMap<ShardId, LogBounds>,
+    installing: Installing,
 }
 
 /// Opens the log and the engine of a founded directory.
@@ -195,7 +204,8 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
     if !dir.join("log").exists() {
         return Ok(Store::Lost(format!("{} has no log directory", dir.display())));
     }
-    let (log, reader, report) = SegmentLog::open(&dir.join("log"))?;
+    let (mut log, reader, report) =
+        SegmentLog::open_on(RealDisk::shared(), &dir.join("log"), config.retention.segment_bytes)?;
     if let Some(lost) = report.lost {
         let moved = lost.moved_to.display();
         return Ok(Store::Lost(format!("the log is damaged: {} (its files are in {moved})", lost.reason)));
@@ -204,6 +214,11 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
         tracing::warn!(?torn, "an interrupted write at the end of the log was cut");
     }
     let reader: Arc<dyn LogReader> = reader;
+    snapshots::tidy(dir);
+    let installing = match snapshots::prepare(dir, &mut log, &*reader)? {
+        Ok(installing) => installing,
+        Err(why) => return Ok(Store::Lost(why)),
+    };
     let mut bounds = BTreeMap::new();
     for shard in SHARDS {
         let Some(known) = reader.bounds(shard) else {
@@ -214,7 +229,7 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
         }
         bounds.insert(shard, known);
     }
-    let plan = Plan { dir, config, reader, bounds };
+    let plan = Plan { dir, config, reader, bounds, installing };
     plan.open(Box::new(log))
 }
 
@@ -223,7 +238,7 @@ enum Look {
     Good(trust::Opened, Vec<Machine>),
     /// It is not to be believed, and why.
     Bad(String),
-    /// It has applied what the log does not have.
+    /// It has applied what the log does not have, or needs a snapshot that is not there.
     Ahead(String),
 }
 
@@ -240,10 +255,13 @@ impl Plan<'_> {
                 trust::distrust(self.dir, &boot, &why)?;
                 match self.look(&boot, &Checkpoint::new()) {
                     Look::Good(opened, machines) => (opened, machines, Some(why)),
-                    Look::Bad(why) | Look::Ahead(why) => return Err(NodeError::Failed(why)),
+                    Look::Ahead(why) => return Ok(Store::Lost(why)),
+                    Look::Bad(why) => return Err(NodeError::Failed(why)),
                 }
             }
         };
+        opened.engine.flush()?;
+        self.installing.done(self.dir)?;
         if let Some(why) = &rebuilt {
             tracing::warn!(%why, "EngineRebuilt: the engine is rebuilt from the log");
             self.make_room()?;
@@ -290,8 +308,12 @@ impl Plan<'_> {
         let opened = guarded(|| trust::open_trusted(self.dir, boot, self.config.cache_bytes))?;
         let mut machines = Vec::new();
         for shard in SHARDS {
-            let tree = opened.engine.tree(&shard.to_string())?;
             let bounds = &self.bounds[&shard];
+            let tree = match guarded(|| snapshots::tree(self.dir, &opened.engine, shard, bounds, &self.installing)) {
+                Ok(tree) => tree,
+                // A tree that cannot be filled from a snapshot now cannot be filled in a new engine either.
+                Err(fatal) => return Ok(Look::Ahead(fatal.to_string())),
+            };
             let machine = guarded(|| Machine::open(tree, &bounds.base))?;
             let (index, chain) = (machine.state().index, machine.state().chain);
             if index > bounds.last {
@@ -299,7 +321,7 @@ impl Plan<'_> {
                 return Ok(Look::Ahead(format!("{shard} has applied entry {index}, but the log ends at {last}")));
             }
             let flushed = checkpoint.get(&shard.to_string()).copied().unwrap_or(0);
-            if index.get() < flushed && opened.rebuilt.is_none() {
+            if index.get() < flushed && opened.rebuilt.is_none() && !self.installing.has(shard) {
                 return Ok(Look::Bad(format!("{shard} is at entry {index}, behind its checkpoint at {flushed}")));
             }
             if chain_at(&*self.reader, shard, index)?.is_some_and(|ours| ours != chain) {

@@ -236,7 +236,14 @@ fn all() -> String {
             settings: vec![("read_level".into(), "local".into())],
         }),
     );
-    for channel in [PeerChannel::Consensus, PeerChannel::Requests, PeerChannel::Shipping, PeerChannel::Founding] {
+    let channels = [
+        PeerChannel::Consensus,
+        PeerChannel::Requests,
+        PeerChannel::Shipping,
+        PeerChannel::Founding,
+        PeerChannel::Snapshots,
+    ];
+    for channel in channels {
         golden.add(&format!("hello peer {channel:?}"), &peer(channel));
     }
     let welcome = Welcome {

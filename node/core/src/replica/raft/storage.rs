@@ -278,7 +278,6 @@ impl raft::Storage for Storage {
         let mut marker = Snapshot::default();
         let point = marker.mut_metadata();
         (point.index, point.term) = self.base;
-        point.mut_conf_state().voters.clone_from(&self.voters);
         match self.base.0 {
             0 => Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
             _ => Ok(marker),
