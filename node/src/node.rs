@@ -320,7 +320,7 @@ async fn form(
         };
         let member = founding.members.iter().find(|m| m.node == config.node && config.kind() == NodeKind::Voter);
         let replica = member.map_or(ReplicaId::NONE, |m| m.replica);
-        crate::store::engine::begin(directory, &founding, replica)?;
+        crate::store::engine::begin(directory, &founding, replica, config.retention.segment_bytes)?;
         tracing::info!(cluster = %founding.cluster, voters = founding.members.len(), "belongs to a cluster");
     }
     let Some(founding) = directory.founding().cloned() else {
@@ -344,7 +344,7 @@ async fn form(
         Store::Lost(why) => {
             // A replica owes nobody anything: it starts again from nothing.
             tracing::warn!(%why, "this replica starts again from nothing");
-            crate::store::engine::restart(directory, ReplicaId::NONE)?;
+            crate::store::engine::restart(directory, ReplicaId::NONE, again.retention.segment_bytes)?;
             match crate::store::engine::open(directory.path(), &again, &founding)? {
                 Store::Opened(opened) => Ok(Some(*opened)),
                 Store::Lost(why) => Err(NodeError::Failed(why)),

@@ -180,7 +180,11 @@ impl Bases {
         let Some(point) = base.points.iter().rev().find(|point| point.index <= floor).cloned() else { return Ok(()) };
         let (sender, receiver) = sync_channel(1);
         let index = point.index;
-        self.keeping.driver.trim(&base.stored, point, Box::new(move || drop(sender.send(()))));
+        let done = move || {
+            // Nobody waits any more when the channel is gone.
+            let _ = sender.send(());
+        };
+        self.keeping.driver.trim(&base.stored, point, Box::new(done));
         receiver.recv_timeout(DRIVER_WAIT).map_err(|e| Fatal::new(format!("trim the log of {shard}"), e))?;
         let removed = self.log.remove_obsolete()?;
         if let Some(name) = base.stored.path().file_name().and_then(|n| n.to_str()) {

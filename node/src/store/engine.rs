@@ -141,16 +141,21 @@ impl Closing {
 }
 
 /// Begins the log of a directory that has just become part of a cluster, then records the cluster.
-pub fn begin(directory: &mut Directory, founding: &Founding, replica: ReplicaId) -> Result<(), NodeError> {
-    fresh_log(directory, founding, replica, "unfounded")?;
+pub fn begin(
+    directory: &mut Directory,
+    founding: &Founding,
+    replica: ReplicaId,
+    segment_bytes: u64,
+) -> Result<(), NodeError> {
+    fresh_log(directory, founding, replica, segment_bytes, "unfounded")?;
     directory.found(founding.clone())?;
     Ok(())
 }
 
 /// A replica that lost its log or diverged starts again from nothing, in the same cluster.
-pub fn restart(directory: &Directory, replica: ReplicaId) -> Result<(), NodeError> {
+pub fn restart(directory: &Directory, replica: ReplicaId, segment_bytes: u64) -> Result<(), NodeError> {
     let Some(founding) = directory.founding().cloned() else { return Ok(()) };
-    fresh_log(directory, &founding, replica, "lost")?;
+    fresh_log(directory, &founding, replica, segment_bytes, "lost")?;
     remove_file(&directory.path().join(DIVERGED))?;
     Ok(())
 }
@@ -162,7 +167,13 @@ fn remove_file(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn fresh_log(directory: &Directory, founding: &Founding, replica: ReplicaId, why: &str) -> Result<(), NodeError> {
+fn fresh_log(
+    directory: &Directory,
+    founding: &Founding,
+    replica: ReplicaId,
+    segment_bytes: u64,
+    why: &str,
+) -> Result<(), NodeError> {
     directory.set_aside("log", why)?;
     directory.set_aside("engine", why)?;
     for file in ["engine.trust", CHECKPOINT] {
@@ -174,7 +185,7 @@ fn fresh_log(directory: &Directory, founding: &Founding, replica: ReplicaId, why
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &old)(e).into()),
         _ => {}
     }
-    let (mut log, _, _) = SegmentLog::open(&directory.path().join("log"))?;
+    let (mut log, _, _) = SegmentLog::open_on(RealDisk::shared(), &directory.path().join("log"), segment_bytes)?;
     write_bases(founding, replica, &mut log)?;
     super::sync_directory(directory.path())?;
     Ok(())

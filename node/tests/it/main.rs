@@ -16,3 +16,4 @@ mod roles;
 mod scenes;
 mod slt;
 mod support;
+mod trimming;

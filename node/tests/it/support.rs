@@ -98,6 +98,11 @@ impl TestNode {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Adds flags for the next start.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        self.args.extend(flags.iter().map(ToString::to_string));
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -414,7 +414,7 @@ fn trimming_removes_whole_segments_and_the_rest_opens() {
         let (mut log, reader, report) = open(dir.path());
         assert!(report.lost.is_none() && report.torn.is_none(), "{report:?}");
         assert_eq!(reader.bounds(S0), s0);
-        assert_eq!(reader.bounds(S1).map(|b| (b.base, b.hard)), s1.clone().map(|b| (b.base, b.hard)));
+        assert_eq!(reader.bounds(S1).map(|b| (b.base, b.hard)), s1.map(|b| (b.base, b.hard)));
         assert_eq!(all(&*reader, S1).len(), 21);
         assert_eq!(reader.term(S1, Index::new(40)).unwrap(), Some(Term::new(3)));
         assert_eq!(reader.term(S1, Index::new(39)).unwrap(), None);
