@@ -171,9 +171,11 @@ pub trait Replicator: Send {
     fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal>;
     /// Entries are applied to the engine.
     fn applied(&mut self, index: Index) -> Result<(), Fatal>;
-    /// The log is about to be trimmed to this point, which is applied: nothing at or before it is read or sent any more.
-    /// A voter that would need it is told to fetch a snapshot.
-    fn compact(&mut self, index: Index, term: Term) -> Result<(), Fatal>;
+    /// The log is about to be trimmed to this point, which is applied: nothing at or before it is read or sent any more,
+    /// and a voter that would need it is told to fetch a snapshot. `false`: this protocol needs its log whole.
+    fn compact(&mut self, _index: Index, _term: Term) -> Result<bool, Fatal> {
+        Ok(false)
+    }
     /// Hands leadership to another voter; `None`: the one whose log is furthest.
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal>;
     /// Leadership is being handed over: nothing can be appended.

@@ -86,8 +86,6 @@ pub enum Input {
     },
     /// Free space is below the reserve (or above it again).
     DiskLow(bool),
-    /// The log is about to be trimmed to this point: a synced snapshot holds what is before it.
-    Trim(BaseRecord),
 }
 
 /// What the driver is to do.
@@ -290,8 +288,16 @@ impl Shard {
                 self.disk_low = low;
                 Ok(())
             }
-            Input::Trim(base) => self.replicator.compact(base.index, base.term),
         }
+    }
+
+    /// To be asked before the log is trimmed to a point that a synced snapshot covers; `false`: it must not be. From here
+    /// on the shard reads nothing at or before that point.
+    pub fn trim(&mut self, base: &BaseRecord) -> Result<bool, Fatal> {
+        if base.index > self.applied.index {
+            return Ok(false);
+        }
+        self.replicator.compact(base.index, base.term)
     }
 
     /// Does everything that the inputs since the last flush have made possible. `wall` is the clock in milliseconds since

@@ -140,8 +140,17 @@ impl Core {
     /// The protocol first: from then on it reads nothing that the writer then drops.
     fn trim(&mut self, base: BaseRecord, done: OnTrimmed) {
         let shard = base.shard;
-        self.step(shard, Input::Trim(base.clone()));
-        if let (Some(view), true) = (self.shared.views.get(&shard), self.parts.contains_key(&shard)) {
+        let (allowed, result) = match self.parts.get_mut(&shard) {
+            Some(Part::Voter(voter)) => match voter.trim(&base) {
+                Ok(allowed) => (allowed, Ok(())),
+                Err(fatal) => (false, Err(fatal)),
+            },
+            // What it has applied it never reads again.
+            Some(Part::Follower(follower)) => (base.index <= follower.view().applied, Ok(())),
+            None => (false, Ok(())),
+        };
+        self.after(shard, result);
+        if let (Some(view), true) = (self.shared.views.get(&shard), allowed) {
             self.writes.push(writer::Work::Trim { replica: view.replica, base, done });
         }
     }

@@ -9,7 +9,7 @@
 //! at most [`crate::config::Retention::reader_bytes`]; a reader beyond it needs a snapshot. Only a leader knows readers.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -185,7 +185,12 @@ impl Bases {
             let _ = sender.send(());
         };
         self.keeping.driver.trim(&base.stored, point, Box::new(done));
-        receiver.recv_timeout(DRIVER_WAIT).map_err(|e| Fatal::new(format!("trim the log of {shard}"), e))?;
+        match receiver.recv_timeout(DRIVER_WAIT) {
+            Ok(()) => {}
+            // Refused: the protocol needs its log whole.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(e) => return Err(Fatal::new(format!("trim the log of {shard}"), e)),
+        }
         let removed = self.log.remove_obsolete()?;
         if let Some(name) = base.stored.path().file_name().and_then(|n| n.to_str()) {
             snapshots::keep_only(&self.keeping.directory, shard, name)?;

@@ -540,13 +540,13 @@ impl Replicator for RaftReplicator {
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
     }
 
-    fn compact(&mut self, index: Index, term: Term) -> Result<(), Fatal> {
+    fn compact(&mut self, index: Index, term: Term) -> Result<bool, Fatal> {
         if index > self.applied {
             let cause = format!("entry {index} is not applied");
             return Err(Fatal::new(format!("trim the log of {}", self.shard), cause));
         }
         self.node.raft.mut_store().compact(index.get(), term.get());
-        Ok(())
+        Ok(true)
     }
 
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
