@@ -6,6 +6,7 @@
 
 pub mod bases;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,8 @@ use crate::driver::{Driver, Failure};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
 use crate::peers::message::{Ask, Founding};
+use crate::proving::Prover;
+use crate::proving::scrub::{self, Party};
 use crate::reporting::NodeReports;
 use crate::store::engine::EngineHandle;
 use crate::store::{free_bytes, used_bytes};
@@ -44,6 +47,8 @@ const ELSEWHERE_MAX: u32 = 3;
 const CATALOG_PAUSE: Duration = Duration::from_millis(300);
 /// How long one attempt may take.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
+/// How often it is asked whether the engine was found damaged by a read.
+const ENGINE_EVERY: Duration = Duration::from_millis(200);
 /// Rows a scrub looks at before it lets others run, and for how long.
 const SCRUB_ROWS: usize = 2_000;
 const SCRUB_PAUSE: Duration = Duration::from_millis(5);
@@ -70,6 +75,8 @@ pub struct Housekeeping {
     pub holds: Arc<bases::Holds>,
     /// Its cluster.
     pub founding: Founding,
+    /// Compares its shards with those of the others.
+    pub prover: Arc<Prover>,
     /// Told when something is beyond repair while running.
     pub failures: mpsc::UnboundedSender<(Failure, String)>,
 }
@@ -101,6 +108,10 @@ pub fn start(
     spawn(Box::pin(async move { k.follow_catalog().await }));
     let k = with(keeping);
     spawn(Box::pin(async move { k.be_heard().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.watch_engine().await }));
+    let k = with(keeping);
+    spawn(Box::pin(async move { k.compare().await }));
     if keeping.config.kind() == NodeKind::Voter {
         let k = with(keeping);
         spawn(Box::pin(async move { k.gather_leaders().await }));
@@ -250,6 +261,55 @@ impl Housekeeping {
             tokio::time::sleep(HERE_EVERY).await;
             let others = self.forwarder.known().into_iter().map(|node| node.node);
             others.filter(|node| *node != self.config.node).for_each(|node| self.peers.tell(node, Ask::Here));
+        }
+    }
+
+    /// An engine from which something was read that is not what was written is rebuilt, whoever it was that read.
+    async fn watch_engine(&self) {
+        loop {
+            tokio::time::sleep(ENGINE_EVERY).await;
+            if let Some(why) = self.engine.damage() {
+                tracing::error!(%why, "the engine is damaged");
+                self.engine.distrust(&why);
+                // Nobody listens any more when the node is stopping.
+                let _ = self.failures.send((Failure::Restart, format!("the engine is damaged: {why}")));
+                return;
+            }
+        }
+    }
+
+    /// The leader of a shard compares its rows with those of every other replica, now and then.
+    async fn compare(&self) {
+        let mut due: BTreeMap<ShardId, Instant> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(LEADERS_EVERY).await;
+            for view in self.driver.views() {
+                let leader = view.leader();
+                if !leader.ready || leader.node != Some(self.config.node) {
+                    due.remove(&view.shard);
+                    continue;
+                }
+                let at = *due.entry(view.shard).or_insert_with(|| Instant::now() + scrub::FIRST);
+                if Instant::now() < at {
+                    continue;
+                }
+                due.insert(view.shard, Instant::now() + scrub::EVERY);
+                self.compare_shard(view.shard).await;
+            }
+        }
+    }
+
+    async fn compare_shard(&self, shard: ShardId) {
+        let known = self.forwarder.known().into_iter();
+        let parties: Vec<Party> = known.map(|n| Party { node: n.node, kind: n.kind }).collect();
+        match scrub::run(&self.prover, shard, &parties, |_| ()).await {
+            Ok(mut found) => {
+                scrub::heal(&self.prover, &mut found).await;
+                self.prover.note(shard, &found);
+                tracing::info!(%shard, rows = found.rows, differences = found.differences.len(),
+                    left_out = ?found.left_out, "the rows of the replicas were compared");
+            }
+            Err(why) => tracing::warn!(%shard, %why, "the rows of the replicas could not be compared"),
         }
     }
 

@@ -33,6 +33,7 @@ use crate::housekeeping::{self, Housekeeping};
 use crate::metrics::Meters;
 use crate::peers::message::{Answer, Ask, Envelope, Founding, Reply, Request, Response};
 use crate::peers::{Heard, Outbox, PeerEvents, Peers};
+use crate::proving::{Prove, Proved, Prover};
 use crate::report::{NodeState, Reports};
 use crate::reporting::NodeReports;
 use crate::router::Router;
@@ -140,7 +141,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         signal = signals.next() => Stop::Signal(signal),
         failure = wait_failure(&mut failed, &parts) => Stop::Failed(failure.0, failure.1),
     };
-    let result = match &stop {
+    let mut result = match &stop {
         Stop::Signal(signal) => {
             tracing::info!(signal, "stops");
             Ok(())
@@ -165,10 +166,15 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     parts.peers.close().await;
     parts.peers.detach();
     if let Some(running) = running.take() {
+        let damage = running.closing.handle().damage();
         let engine_fault = match stop {
             Stop::Failed(Failure::Engine | Failure::EngineFull, why) => Some(why),
-            _ => None,
+            _ => damage.clone(),
         };
+        if let (Err(NodeError::Failed(_)), Some(damage)) = (&result, damage) {
+            // What is only damaged can be rebuilt at once; other faults of the engine are for somebody to look at.
+            result = Err(NodeError::Restart(format!("the engine is damaged: {damage}")));
+        }
         let close = move || running.close(engine_fault.as_deref());
         if tokio::task::spawn_blocking(close).await.is_err() {
             tracing::error!("closing the engine panicked; it is rebuilt at the next start");
@@ -445,6 +451,22 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         node: parts.config.node,
         forwarder: parts.forwarder.clone(),
     };
+    let prover = Arc::new(Prover {
+        node: parts.config.node,
+        cluster: founding.cluster,
+        epoch: founding.epoch,
+        directory: directory.path().to_owned(),
+        driver: driver.clone(),
+        log: server.log.clone(),
+        peers: parts.peers.clone(),
+        engine: closing.handle(),
+        reports: parts.reports.clone(),
+        key: crate::store::key::open(directory.path())?,
+        failures: parts.failures.clone(),
+        recomputing: std::sync::Mutex::default(),
+        told: std::sync::Mutex::default(),
+    });
+    parts.events.runner.set_prover(prover.clone());
     // A second start cannot happen.
     let _ = parts.events.server.set(server);
     let filler = Arc::new(Filler {
@@ -476,6 +498,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         log: reader,
         holds: parts.events.holds.clone(),
         founding: founding.clone(),
+        prover,
         failures: parts.failures.clone(),
     });
     housekeeping::start(&keeping, scrubs, &parts.tasks, &parts.stop_tasks);
@@ -614,6 +637,7 @@ impl Events {
         let deadline = Instant::now() + Duration::from_millis(deadline_ms.min(3_600_000));
         let answers = answers.clone();
         match body {
+            Ask::Prove(ask) => self.prove(id, *ask, answers),
             Ask::Propose { shard, proposal } => {
                 let done = move |result| Response::send(&answers, id, Reply::Proposed(result));
                 driver.propose(shard, proposal, deadline, Box::new(done));
@@ -629,6 +653,16 @@ impl Events {
                 Response::send(&answers, id, self.runner.answer(from, &body));
             }
         }
+    }
+
+    fn prove(&self, id: u64, ask: Prove, answers: Arc<Outbox>) {
+        let Some(prover) = self.runner.prover().cloned() else {
+            return Response::send(&answers, id, Reply::Proved(Box::new(Proved::Refused("it is starting".into()))));
+        };
+        tokio::spawn(async move {
+            let proved = prover.answer(ask).await;
+            Response::send(&answers, id, Reply::Proved(Box::new(proved)));
+        });
     }
 
     fn report(&self, id: u64, answers: &Arc<Outbox>) {

@@ -86,6 +86,8 @@ pub struct NodeReport {
     pub dropped: u64,
     /// Its wall clock, milliseconds since 1970.
     pub clock_ms: u64,
+    /// Where its last scrub found replicas that differ and are not rebuilt: which (`s1/n3`), and how.
+    pub diverged: Vec<(String, String)>,
 }
 
 /// Counters that the doors keep and reports show.

@@ -1,5 +1,6 @@
 //! What this node reports of itself, and how it asks others.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{Index, NodeId};
+use quorate_shared::ids::{Index, NodeId, ShardId};
 use quorate_shared::status::ShardStatus;
 
 use crate::config::Config;
@@ -28,6 +29,7 @@ pub struct NodeReports {
     counters: Counters,
     started: Instant,
     rebuilt: Mutex<Option<String>>,
+    diverged: Mutex<BTreeMap<ShardId, Vec<(String, String)>>>,
     /// Bytes the data directory uses.
     pub disk_used: AtomicU64,
     /// Bytes free on its disk.
@@ -54,6 +56,7 @@ impl NodeReports {
             counters: Counters::default(),
             started: Instant::now(),
             rebuilt: Mutex::new(None),
+            diverged: Mutex::default(),
             disk_used: AtomicU64::new(0),
             disk_free: AtomicU64::new(crate::store::free_bytes(data).unwrap_or(0)),
             disk_low: AtomicBool::new(false),
@@ -63,6 +66,11 @@ impl NodeReports {
     /// Why the engine was rebuilt at this start.
     pub fn set_rebuilt(&self, why: Option<String>) {
         *self.rebuilt.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Where a scrub of a shard found replicas that differ: which, and how.
+    pub fn set_diverged(&self, shard: ShardId, found: Vec<(String, String)>) {
+        self.diverged.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, found);
     }
 
     /// Where HTTP is served.
@@ -138,6 +146,7 @@ impl Reports for NodeReports {
             heard: self.peers.heard(),
             dropped: self.peers.dropped() + driver.map_or(0, |d| d.dropped()),
             clock_ms: Clock::wall(),
+            diverged: self.diverged.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect(),
         }
     }
 

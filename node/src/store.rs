@@ -9,6 +9,7 @@
 //! `snapshots/` holds the bases that the log is trimmed behind; a distrusted engine is rebuilt from base and log.
 
 pub mod engine;
+pub mod key;
 pub mod snapshots;
 
 use std::fs::{self, File};
@@ -164,6 +165,15 @@ fn unhex(text: &str) -> Option<[u8; 16]> {
         *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
     }
     Some(out)
+}
+
+impl Identity {
+    /// Whose a directory is.
+    pub fn read(directory: &Path) -> Result<Self, StoreError> {
+        let file = directory.join("identity.json");
+        let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+        parse_identity(directory, &file, &text)
+    }
 }
 
 impl FoundingRecord {

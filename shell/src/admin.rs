@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
+use std::path::PathBuf;
 
 use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
 use quorate_shared::client::{AdminEnd, Client, ClientError, Policy};
@@ -28,11 +29,34 @@ pub fn dangerous(action: &AdminAction) -> bool {
 
 /// `quorate admin`; its exit code.
 pub async fn run(options: &Options, args: &AdminArgs, paint: Paint) -> u8 {
-    act(options, args.action.action(), args, paint).await
+    let how = How { dry_run: args.dry_run, json: args.json, yes: args.yes, ..How::default() };
+    act(options, args.action.action(), how, paint).await
+}
+
+/// How an action of the command line is carried out.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// Only planned.
+    pub dry_run: bool,
+    /// As one JSON document.
+    pub json: bool,
+    /// Without asking.
+    pub yes: bool,
+    /// The action's document is the data: it alone goes to standard output or into a file, the rest is narration.
+    pub document: Option<Document>,
+}
+
+/// Where an action's document goes.
+#[derive(Clone, Debug)]
+pub enum Document {
+    /// To standard output.
+    Printed,
+    /// Into this file.
+    Written(PathBuf),
 }
 
 /// Carries an action out from the command line; its exit code.
-pub async fn act(options: &Options, action: AdminAction, args: &AdminArgs, paint: Paint) -> u8 {
+pub async fn act(options: &Options, action: AdminAction, args: How, paint: Paint) -> u8 {
     let mut config = client_config(options);
     // Whatever the cluster lacks, it must be possible to change it.
     config.database = None;
@@ -64,7 +88,16 @@ pub async fn act(options: &Options, action: AdminAction, args: &AdminArgs, paint
     };
     let text = match args.json {
         true => format!("{:#}\n", document(&action, args.dry_run, &end, &told.steps)),
-        false => ended_text(&end, args.dry_run),
+        false => match (&args.document, end.outcome.as_ref().filter(|outcome| outcome.done)) {
+            (Some(to), Some(outcome)) => match document_text(to, outcome, paint) {
+                Ok(text) => text,
+                Err(why) => {
+                    eprint!("{}", plain_error(&WireError::new(Code::Invalid, why), paint));
+                    return Exit::Failed.code();
+                }
+            },
+            _ => ended_text(&end, args.dry_run),
+        },
     };
     let mut output = Output::stdout();
     if let Err(error) = output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
@@ -185,6 +218,20 @@ fn outcome_text(outcome: &AdminOutcome) -> String {
         let _ = writeln!(out, "{}", document.trim_end());
     }
     out
+}
+
+/// The document alone, for standard output; what was said about it goes to standard error.
+fn document_text(to: &Document, outcome: &AdminOutcome, paint: Paint) -> Result<String, String> {
+    let about = AdminOutcome { document: None, ..outcome.clone() };
+    eprint!("{}", paint.dim(&outcome_text(&about)));
+    let text = outcome.document.clone().unwrap_or_default();
+    match to {
+        Document::Printed => Ok(text),
+        Document::Written(path) => {
+            std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+            Ok(format!("{}\n", path.display()))
+        }
+    }
 }
 
 /// All of it as one document.

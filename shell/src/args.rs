@@ -115,8 +115,40 @@ pub enum Command {
     Demo(DemoArgs),
     /// Change the cluster: a plan, steps, a verified outcome
     Admin(AdminArgs),
+    /// Recompute the hash chains on every node, compare them, check an anchor
+    Verify(VerifyArgs),
+    /// Have the nodes sign where their hash chains stand, to be kept elsewhere
+    Anchor(AnchorArgs),
     /// Print a table's committed changes as JSON lines, as they come
     Feed(FeedArgs),
+}
+
+/// `quorate verify`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct VerifyArgs {
+    /// Compare with an anchor that `quorate anchor` made
+    #[arg(long, value_name = "FILE")]
+    pub anchor: Option<PathBuf>,
+    /// Only show what would be done and what stands against it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Plan, steps and outcome as one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `quorate anchor`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct AnchorArgs {
+    /// Write the anchor to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Only show what would be done and what stands against it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Plan, steps and outcome, the anchor among it, as one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `quorate admin`.
@@ -169,6 +201,8 @@ pub enum AdminCommand {
         #[arg(long)]
         accept_loss: bool,
     },
+    /// Compare the rows of all replicas, range by range; those that differ are rebuilt
+    Scrub,
 }
 
 impl AdminCommand {
@@ -180,6 +214,7 @@ impl AdminCommand {
             AdminCommand::Demote { node } => AdminAction::DemoteVoter { node },
             AdminCommand::Remove { node } => AdminAction::RemoveNode { node },
             AdminCommand::Promote { accept_loss } => AdminAction::Promote { accept_loss },
+            AdminCommand::Scrub => AdminAction::Scrub,
         }
     }
 }

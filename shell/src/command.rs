@@ -176,6 +176,12 @@ commands! {
             None => Ok(AdminAction::Promote { accept_loss }),
             Some(_) => Err("it promotes the node of this session; connect to the one that is meant".to_owned()),
         });
+    "verify", "[dry-run]", "recompute the hash chains on every node and compare them", Complete::None, false,
+        |l| l.action(|node, _| alone(node, AdminAction::Verify { anchor: None }));
+    "scrub", "[dry-run]", "compare the rows of all replicas; those that differ are rebuilt", Complete::None, false,
+        |l| l.action(|node, _| alone(node, AdminAction::Scrub));
+    "anchor", "[dry-run]", "have the nodes sign where their hash chains stand", Complete::None, false,
+        |l| l.action(|node, _| alone(node, AdminAction::Anchor));
     "l" "list", "", "list databases", Complete::None, false, |_| Ok(Command::Databases);
     "d", "[NAME]", "list tables and views, or describe one", Complete::Table, false, |l| Ok(Command::Describe(l.one()?));
     "dt", "", "list tables", Complete::None, false, |_| Ok(Command::Tables);
@@ -296,6 +302,11 @@ impl Line<'_> {
             Some(other) => Err(format!("'{other}' is neither on nor off")),
         }
     }
+}
+
+/// An action of the whole cluster.
+fn alone(node: Option<NodeId>, action: AdminAction) -> Result<AdminAction, String> {
+    node.map_or(Ok(action), |node| Err(format!("it is about the whole cluster, not about {node}")))
 }
 
 fn which(node: Option<NodeId>) -> Result<NodeId, String> {

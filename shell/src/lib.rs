@@ -13,6 +13,7 @@ pub mod demo;
 pub mod exit;
 pub mod feed;
 pub mod output;
+pub mod prove;
 pub mod render;
 pub mod repl;
 pub mod script;

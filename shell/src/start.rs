@@ -19,7 +19,7 @@ use crate::render::error::{Paint, plain_error};
 use crate::script;
 use crate::session::{Display, Session, client_config, colors};
 use crate::tui::run as tui;
-use crate::{admin, bench, demo, feed, repl};
+use crate::{admin, bench, demo, feed, prove, repl};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -62,7 +62,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
         Some(Command::Top(a)) => a.url.as_deref(),
         Some(Command::Bench(a)) => a.url.as_deref(),
         Some(Command::Feed(a)) => a.url.as_deref(),
-        Some(Command::Demo(_) | Command::Admin(_)) | None => None,
+        Some(Command::Demo(_) | Command::Admin(_) | Command::Verify(_) | Command::Anchor(_)) | None => None,
     };
     let usage = if matches!(args.command, Some(Command::Status(_))) { 3 } else { Exit::Usage.code() };
     let options = match config::resolve(&args.connection, url.or(args.url.as_deref())) {
@@ -93,6 +93,8 @@ async fn run(args: &Args, paint: Paint) -> u8 {
             ended(Box::pin(demo::run(demo)).await, paint)
         }
         Some(Command::Admin(action)) => admin::run(&options, action, paint).await,
+        Some(Command::Verify(args)) => prove::verify(&options, args, paint).await,
+        Some(Command::Anchor(args)) => prove::anchor(&options, args, paint).await,
         None => sql(args, options, paint).await,
     }
 }

@@ -7,12 +7,13 @@
 //! the voters must have reserved the cluster for it; an outcome is `done` only when its effect was observed.
 
 pub mod reservation;
+mod prove;
 mod switchover;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
@@ -26,6 +27,7 @@ use self::reservation::{HOLD, Reservations};
 use super::{Gathered, Since, gather, merge};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
+use crate::proving::Prover;
 use crate::peers::message::{Ask, Leading, Reply};
 use crate::report::NodeReport;
 use crate::reporting::NodeReports;
@@ -41,6 +43,7 @@ pub struct Runner {
     reports: Arc<NodeReports>,
     /// What this node keeps the cluster reserved for.
     pub reservations: Reservations,
+    prover: OnceLock<Arc<Prover>>,
 }
 
 /// The cluster as an action finds it.
@@ -99,6 +102,7 @@ enum Work {
     /// There is nothing to carry out: it was refused.
     Nothing,
     Switchover(switchover::Switchover),
+    Prove(prove::Task),
 }
 
 impl Planned {
@@ -144,7 +148,18 @@ impl Steps {
 impl Runner {
     /// A runner for this node.
     pub fn new(node: NodeId, forwarder: Arc<Forwarder>, peers: Arc<Peers>, reports: Arc<NodeReports>) -> Arc<Self> {
-        Arc::new(Self { node, forwarder, peers, reports, reservations: Reservations::default() })
+        Arc::new(Self { node, forwarder, peers, reports, reservations: Reservations::default(), prover: OnceLock::new() })
+    }
+
+    /// The shards run from here on, and can be proved.
+    pub fn set_prover(&self, prover: Arc<Prover>) {
+        // A second start cannot happen.
+        let _ = self.prover.set(prover);
+    }
+
+    /// What proves this node's shards, once they run.
+    pub fn prover(&self) -> Option<&Arc<Prover>> {
+        self.prover.get()
     }
 
     /// Begins an action on a task of its own; it goes on when nobody listens any more.
@@ -156,7 +171,7 @@ impl Runner {
     async fn run(self: Arc<Self>, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {
         let steps = Steps { events, began: Instant::now() };
         let (mut held, mut conflict) = (None, None);
-        if !dry_run {
+        if !dry_run && !prove::knows(&action) {
             match self.reserve(action.name()).await {
                 Ok(reserved) => held = Some(reserved),
                 Err(why) => conflict = Some(why),
@@ -183,6 +198,7 @@ impl Runner {
         let scene = self.scene().await;
         match action {
             AdminAction::Switchover { to } => switchover::plan(&scene, *to),
+            action if prove::knows(action) => prove::plan(&scene, self.prover.get(), action),
             other => Planned::refused(
                 format!("{} the cluster", other.name()),
                 format!("Unsupported: this version cannot do `{}`", other.name()),
@@ -194,6 +210,7 @@ impl Runner {
         match planned.work {
             Work::Nothing => AdminOutcome::default(),
             Work::Switchover(work) => switchover::carry_out(self, work, steps).await,
+            Work::Prove(task) => prove::carry_out(task, steps).await,
         }
     }
 

@@ -132,7 +132,12 @@ fn node_problems(report: &NodeReport, found: &mut Vec<Found>) {
         && report.uptime_ms < REBUILT_MS
     {
         let hint = format!("nothing to do, it was rebuilt from the log: {why}; if it comes again, look at the disk");
-        add(Found::new("EngineRebuilt", Warning, &node, hint).aged(report.uptime_ms));
+        let name = if why.contains("ReplicaDiverged") { "ReplicaDiverged" } else { "EngineRebuilt" };
+        add(Found::new(name, Warning, &node, hint).aged(report.uptime_ms));
+    }
+    for (subject, what) in &report.diverged {
+        let hint = format!("look at their disks and memory, then `quorate admin scrub`: {what}");
+        add(Found::new("ReplicaDiverged", Critical, subject, hint));
     }
 }
 

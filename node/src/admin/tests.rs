@@ -31,6 +31,7 @@ pub(crate) fn report(node: u64, state: NodeState) -> NodeReport {
         heard: (1..=4).filter(|other| *other != node).map(|other| (NodeId::new(other), Some(100))).collect(),
         dropped: 0,
         clock_ms: NOW,
+        diverged: Vec::new(),
     }
 }
 

@@ -14,6 +14,7 @@ use quorate_shared::ids::{ClusterId, Epoch, Index, NodeId, Nonce, ReplicaId, Sha
 use quorate_shared::wire::NodeAddress;
 use serde::{Deserialize, Serialize};
 
+use crate::proving::{Prove, Proved};
 use crate::report::NodeReport;
 
 /// A protocol message from one replica to another. Whoever gets one that is not for it drops and counts it.
@@ -96,6 +97,8 @@ pub enum Ask {
         /// As in `Reserve`.
         action: u64,
     },
+    /// Prove something of what is stored.
+    Prove(Box<Prove>),
 }
 
 /// The response to the request of the same id.
@@ -122,6 +125,8 @@ pub enum Reply {
     Done,
     /// To `Leader`.
     Leader(Leading),
+    /// To `Prove`.
+    Proved(Box<Proved>),
 }
 
 /// Who leads a shard, as a node knows.

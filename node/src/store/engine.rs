@@ -42,9 +42,9 @@ const DIVERGED: &str = "diverged";
 const PROGRESS_ENTRIES: u64 = 100_000;
 
 /// `engine.checkpoint`: how far each shard was when the engine was last flushed. One that is behind it is damaged.
-type Checkpoint = BTreeMap<String, u64>;
+pub(crate) type Checkpoint = BTreeMap<String, u64>;
 
-fn read_checkpoint(dir: &Path) -> Checkpoint {
+pub(crate) fn read_checkpoint(dir: &Path) -> Checkpoint {
     // None, or one that cannot be read, promises nothing.
     fs::read_to_string(dir.join(CHECKPOINT)).ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default()
 }
@@ -109,6 +109,11 @@ impl EngineHandle {
         if let Err(error) = trust::distrust(&self.dir, &self.boot, why) {
             tracing::error!(%error, "cannot record that the engine is not to be trusted");
         }
+    }
+
+    /// What is damaged, once something was read from the engine that is not what was written.
+    pub fn damage(&self) -> Option<String> {
+        self.engine.read().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(SledEngine::damage)
     }
 
     fn close(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
@@ -215,8 +220,15 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
     if !dir.join("log").exists() {
         return Ok(Store::Lost(format!("{} has no log directory", dir.display())));
     }
+    let closed = trust::is_closed(dir);
     let (mut log, reader, report) =
         SegmentLog::open_on(RealDisk::shared(), &dir.join("log"), config.retention.segment_bytes)?;
+    if let Some(torn) = report.torn
+        && closed
+    {
+        // A clean close is noted after everything is synced: nothing can have been interrupted.
+        return Ok(Store::Lost(format!("the log was closed cleanly, but what was written last is damaged: {torn:?}")));
+    }
     if let Some(lost) = report.lost {
         let moved = lost.moved_to.display();
         return Ok(Store::Lost(format!("the log is damaged: {} (its files are in {moved})", lost.reason)));

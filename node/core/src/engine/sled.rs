@@ -19,8 +19,8 @@ pub mod trust;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,12 +47,32 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct SledEngine {
     db: sled::Db,
     dir: PathBuf,
-    failed: Arc<AtomicBool>,
+    failed: Arc<Failed>,
+}
+
+/// Whether an error has stopped the engine.
+#[derive(Default)]
+struct Failed {
+    is: AtomicBool,
+    /// What was read is not what was written: the first time, and how.
+    damage: OnceLock<String>,
+}
+
+impl Failed {
+    fn stop(&self) {
+        self.is.store(true, Ordering::SeqCst);
+    }
+
+    fn damaged(&self, what: impl ToString) {
+        // The first is the one that is told.
+        let _ = self.damage.set(what.to_string());
+        self.stop();
+    }
 }
 
 struct SledTree {
     tree: sled::Tree,
-    failed: Arc<AtomicBool>,
+    failed: Arc<Failed>,
     /// The next overflow version; 0 while the tree has never had an overflow.
     next_version: AtomicU64,
 }
@@ -60,14 +80,14 @@ struct SledTree {
 impl SledEngine {
     /// Opens the engine in a directory, making it if it is not there. The cache is sled's main use of memory.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Fatal> {
-        let failed = Arc::new(AtomicBool::new(false));
+        let mut failed = Arc::new(Failed::default());
         let config = sled::Config::new().path(dir).cache_capacity(cache_bytes).flush_every_ms(None);
         let mut tries = 0;
         let db = loop {
             match guarded(&failed, "open the engine", || config.open()) {
                 Ok(db) => break db,
                 Err(e) if e.cause.to_string().contains("could not acquire lock") && tries < LOCK_TRIES => {
-                    failed.store(false, Ordering::SeqCst);
+                    failed = Arc::default();
                     tries += 1;
                     pause();
                 }
@@ -77,6 +97,11 @@ impl SledEngine {
         let engine = Self { db, dir: dir.to_owned(), failed };
         engine.assert_no_blobs()?;
         Ok(engine)
+    }
+
+    /// What is damaged, once something was read that is not what was written.
+    pub fn damage(&self) -> Option<String> {
+        self.failed.damage.get().cloned()
     }
 
     /// The names of all trees.
@@ -91,7 +116,7 @@ impl SledEngine {
             Ok(None) => Ok(()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Ok(Some(_)) => {
-                self.failed.store(true, Ordering::SeqCst);
+                self.failed.stop();
                 Err(Fatal::new("check the engine", "it has written a blob file, which is never synced"))
             }
             Err(e) => Err(Fatal::new("check the engine", e)),
@@ -131,20 +156,27 @@ fn pause() {
 }
 
 /// Runs a call of sled; its errors and panics stop the engine.
-fn guarded<T>(failed: &AtomicBool, doing: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Fatal> {
-    if failed.load(Ordering::Relaxed) {
+fn guarded<T>(failed: &Failed, doing: &str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Fatal> {
+    if failed.is.load(Ordering::Relaxed) {
         return Err(Fatal::new(doing, "an earlier error stopped the engine"));
     }
     let result = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => return Ok(value),
-        Ok(Err(e)) => Err(Fatal::new(doing, e)),
+        Ok(Err(e)) => {
+            if matches!(e, sled::Error::Corruption { .. }) {
+                failed.damaged(&e);
+            }
+            Err(Fatal::new(doing, e))
+        }
         Err(panic) => {
             let what = panic.downcast_ref::<String>().map(String::as_str);
             let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            // Its library panics on damage of its files.
+            failed.damaged(format!("the engine panicked: {what}"));
             Err(Fatal::new(doing, format!("the engine panicked: {what}")))
         }
     };
-    failed.store(true, Ordering::SeqCst);
+    failed.stop();
     result
 }
 
@@ -204,9 +236,10 @@ fn chunk_key(version: u64, chunk: u32) -> [u8; 13] {
 
 impl SledTree {
     fn damaged(&self, key: &[u8]) -> Fatal {
-        self.failed.store(true, Ordering::SeqCst);
         let hex: String = key.iter().take(40).map(|b| format!("{b:02x}")).collect();
-        Fatal::new("read the engine", format!("the value of key {hex} is not what was written"))
+        let what = format!("the value of key {hex} is not what was written");
+        self.failed.damaged(&what);
+        Fatal::new("read the engine", what)
     }
 
     fn raw(&self, key: &[u8]) -> Result<Option<sled::IVec>, Fatal> {

@@ -4,14 +4,15 @@
 //! and unequal digest means that the replica has diverged.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_shared::ids::TableId;
 
-use super::{Digest, Machine, storage_of};
-use crate::engine::KeyRange;
+use super::{Digest, Machine, MachineState, storage_of};
+use crate::engine::{KeyRange, Tree};
 use crate::error::Fatal;
-use crate::keys;
+use crate::keys::{self, Key};
 use crate::mvcc::Snapshot;
 
 /// A scrub under way.
@@ -38,7 +39,34 @@ impl Machine {
     }
 }
 
+/// A tree whose state changes under every look is looked at so often.
+const LOOKS: usize = 1000;
+
 impl Scrub {
+    /// Begins a scrub of a tree that a machine writes meanwhile: its digests are read until they are of one state.
+    pub fn of_tree(tree: Arc<dyn Tree>) -> Result<Self, Fatal> {
+        for _ in 0..LOOKS {
+            let Some(before) = tree.get(&Key::Applied.encode())? else {
+                return Err(Fatal::new("begin a scrub", "nothing is applied yet"));
+            };
+            let state = MachineState::digests_of(&*tree, &before)?;
+            let live = crate::verify::live_storages(&*tree)?;
+            if tree.get(&Key::Applied.encode())? == Some(before) {
+                let storages = live.into_keys().chain([TableId::new(0)]);
+                let expected = storages.map(|id| (id, state.digests.get(&id).copied().unwrap_or_default()));
+                let expected = expected.collect();
+                return Ok(Self::new(Snapshot::new(tree, state.timestamp), expected));
+            }
+        }
+        Err(Fatal::new("begin a scrub", "too much is written at the moment"))
+    }
+
+    fn new(snapshot: Snapshot, expected: BTreeMap<TableId, Digest>) -> Self {
+        // Catalog, then data.
+        let rest = KeyRange { start: keys::catalog_range().start, end: Some(keys::history_range().start) };
+        Self { snapshot, expected, computed: BTreeMap::new(), rest }
+    }
+
     #[cfg(test)]
     pub(super) fn expect_all(&mut self, expected: BTreeMap<TableId, Digest>) {
         self.expected = expected;

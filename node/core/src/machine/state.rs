@@ -214,12 +214,7 @@ impl MachineState {
                 state.sequences.insert(id, i64::from_be_bytes(next));
             }
         }
-        for item in tree.scan(&keys::digests_range(), false) {
-            let (key, value) = item?;
-            if let Key::Digest(id) = Key::decode(&key)? {
-                state.digests.insert(id, Digest::decode(&value).ok_or_else(|| malformed("digest"))?);
-            }
-        }
+        state.load_digests(tree)?;
         for item in tree.scan(&keys::client_range(None), false) {
             let (key, value) = item?;
             if let Key::Client { client, .. } = Key::decode(&key)? {
@@ -256,6 +251,23 @@ impl MachineState {
             void: Vec::new(),
             schema_changed: false,
         }
+    }
+
+    /// The applied record and the digests, without the rest.
+    pub(super) fn digests_of(tree: &dyn Tree, applied: &Bytes) -> Result<Self, Fatal> {
+        let mut state = Self::decode_applied(applied)?;
+        state.load_digests(tree)?;
+        Ok(state)
+    }
+
+    fn load_digests(&mut self, tree: &dyn Tree) -> Result<(), Fatal> {
+        for item in tree.scan(&keys::digests_range(), false) {
+            let (key, value) = item?;
+            if let Key::Digest(id) = Key::decode(&key)? {
+                self.digests.insert(id, Digest::decode(&value).ok_or_else(|| malformed("digest"))?);
+            }
+        }
+        Ok(())
     }
 
     /// What is known of a write.
