@@ -9,6 +9,7 @@
 //! [`shard`] holds them together as one function `step(now, input) -> effects`; [`snapshot`] is a shard's state at an index
 //! in a file; [`ship`] serves committed entries to whoever pulls them; [`verify`] proves what is stored.
 
+pub mod bug;
 pub mod catalog;
 pub mod disk;
 pub mod engine;
@@ -27,8 +28,9 @@ pub mod row;
 pub mod sequencer;
 pub mod shard;
 pub mod ship;
-#[cfg(test)]
-mod sim;
+#[cfg(any(test, feature = "planted-bugs"))]
+#[allow(missing_docs, reason = "a test instrument: each module says what it is")]
+pub mod sim;
 pub mod snapshot;
 pub mod table;
 pub mod verify;

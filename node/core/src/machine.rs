@@ -30,6 +30,7 @@ pub use self::collect::Collected;
 pub use self::scrub::Scrub;
 pub use self::state::{ClientResult, ClientState, Digest, Known, MachineState};
 
+use crate::bug::{Bug, planted};
 use crate::engine::{Batch, Tree};
 use crate::entry::{self, Body, Entry, Transaction};
 use crate::error::Fatal;
@@ -80,7 +81,10 @@ pub struct Machine {
 impl Machine {
     /// Over a tree; `base` is where an empty one begins.
     pub fn open(tree: Arc<dyn Tree>, base: &BaseRecord) -> Result<Self, Fatal> {
-        let state = MachineState::load(&*tree, base)?;
+        let mut state = MachineState::load(&*tree, base)?;
+        if planted(Bug::DoubleApply) && state.index > base.index {
+            state.index = Index::new(state.index.get() - 1);
+        }
         let checkpoints = Arc::new(Checkpoints { tree: Arc::clone(&tree), recent: Mutex::default() });
         checkpoints.add(&[(state.index, state.chain)]);
         let (collecting, captures) = (collect::Progress::default(), capture::Captures::default());
@@ -112,7 +116,8 @@ impl Machine {
         let mut group = Group::default();
         let mut report = Applied::default();
         let mut links = Vec::with_capacity(entries.len());
-        for log_entry in entries {
+        let swapped = planted(Bug::ApplyOutOfOrder).then(|| swap(entries));
+        for log_entry in swapped.as_deref().unwrap_or(entries) {
             if log_entry.index <= self.state.index {
                 continue;
             }
@@ -337,6 +342,16 @@ impl Group {
 pub fn applied_in(tree: &dyn Tree) -> Result<Option<Index>, Fatal> {
     let applied = tree.get(&Key::Applied.encode())?;
     applied.map(|bytes| MachineState::decode_applied(&bytes).map(|state| state.index)).transpose()
+}
+
+/// The first two entries with each other's contents: what [`Bug::ApplyOutOfOrder`] does.
+fn swap(entries: &[LogEntry]) -> Vec<LogEntry> {
+    let mut entries = entries.to_vec();
+    if let [a, b, ..] = &mut entries[..] {
+        std::mem::swap(&mut a.bytes, &mut b.bytes);
+        std::mem::swap(&mut a.payload, &mut b.payload);
+    }
+    entries
 }
 
 /// The storage whose digest a key counts for; the catalog's is 0.

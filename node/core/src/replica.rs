@@ -203,3 +203,23 @@ pub trait Replicator: Send {
     /// Messages dropped because they made no sense.
     fn dropped(&self) -> u64;
 }
+
+/// What a message of a protocol promises, for the simulator's invariants.
+#[cfg(any(test, feature = "planted-bugs"))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claims {
+    /// The sender is in this term.
+    pub term: Term,
+    /// The term may never be: nothing is promised about it.
+    pub speculative: bool,
+    /// The sender votes for this replica in the term.
+    pub votes_for: Option<ReplicaId>,
+    /// The sender's log has, durably, everything up to here.
+    pub has: Option<Index>,
+}
+
+/// Reads the claims of a message; `None`: it makes none that can be checked.
+#[cfg(any(test, feature = "planted-bugs"))]
+pub fn claims(from: ReplicaId, to: ReplicaId, message: &[u8]) -> Option<Claims> {
+    raft::claims(from, to, message)
+}

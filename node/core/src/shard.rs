@@ -26,6 +26,7 @@ use quorate_shared::status::ShardStatus;
 
 use self::reads::{Reads, Waiter};
 use self::writes::{ReplicaWaits, Staged, Writes};
+use crate::bug::{Bug, planted};
 use crate::engine::Tree;
 use crate::error::{Fatal, Rejected};
 use crate::lag::{Lag, ReaderReport, Subject};
@@ -270,7 +271,9 @@ impl Shard {
                 Ok(())
             }
             Input::Read { ticket, deadline } => {
-                if self.replicator.leadership().is_leader {
+                if self.replicator.leadership().is_leader && planted(Bug::ReadWithoutReadIndex) {
+                    effects.push(Effect::ReadReady { ticket, result: Ok(self.replicator.commit_index()) });
+                } else if self.replicator.leadership().is_leader {
                     self.reads.push(Waiter::Read { ticket, deadline });
                 } else {
                     effects.push(Effect::ReadReady { ticket, result: Err(self.not_leader()) });
@@ -451,6 +454,9 @@ impl Shard {
                 }
                 Decision::Duplicate { result, index } => {
                     self.writes.push(index, term, staged.with(finished(result, &self.applied)));
+                }
+                Decision::Answer { result, .. } if planted(Bug::UnconfirmedRefusal) => {
+                    effects.push(Effect::Reply { ticket, result });
                 }
                 Decision::Answer { result, depends_on } => {
                     let result = result.map(|r| finished(r, &self.applied));

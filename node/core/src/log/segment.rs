@@ -35,6 +35,7 @@ use quorate_shared::limits::SEGMENT_BYTES;
 use self::index::{Location, LogIndex, ReplicaIndex};
 use self::record::{Decoded, ENTRY_HEAD, HEADER_BYTES, PAYLOAD_BYTES_MAX, RECORD_HEAD, Raw, SegmentHeader, Stamp};
 use self::recover::{EXTENSION, Found, Inspection, Objection, Torn, inspect, segment_files};
+use crate::bug::{Bug, planted};
 use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::error::Fatal;
 use crate::log::{BaseRecord, Log, LogBounds, LogEntry, LogReader, LogRecord};
@@ -515,10 +516,13 @@ fn take(index: &mut LogIndex, found: &Found<'_>) -> Result<(), Objection> {
         Location { segment: found.segment as u32, offset: found.offset as u32, bytes: found.raw.bytes() as u32 };
     index.ends(location);
     let done = match said {
-        Decoded::Entry { index: at, term } => index.found(shard, replica).and_then(|r| r.push(at, term, location)),
+        Decoded::Entry { index: at, term } => index.found(shard, replica).and_then(|r| {
+            if planted(Bug::LoseTruncation) && at <= r.last() { Ok(()) } else { r.push(at, term, location) }
+        }),
         Decoded::Become(new, hard) => index.found(shard, replica).map(|r| r.becomes(new, hard)),
         Decoded::Paxos(paxos) => index.found(shard, replica).map(|r| r.paxos(paxos)),
         Decoded::Hard(hard) => index.found(shard, replica).map(|r| r.hard(hard)),
+        Decoded::Truncate(_) if planted(Bug::LoseTruncation) => Ok(()),
         Decoded::Truncate(from) => index.found(shard, replica).and_then(|r| r.truncate(from)),
         Decoded::Base(base) => {
             index.found_base(replica, &base);

@@ -23,6 +23,9 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "planted-bugs"))]
+pub(super) use self::messages::claims;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -36,6 +39,7 @@ use raft::{Config as RaftConfig, RawNode, Ready, StateRole};
 use self::election::{ElectionClock, Phase};
 use self::storage::Storage;
 use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
+use crate::bug::{Bug, planted};
 use crate::error::Fatal;
 use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership, Payload};
 
@@ -308,7 +312,8 @@ impl RaftReplicator {
                 self.term_write = number;
             }
             self.node.raft.mut_store().set_hard(new);
-            records.push(LogRecord::Hard(new));
+            let forgotten = HardState { commit: new.commit, ..HardState::default() };
+            records.push(LogRecord::Hard(if planted(Bug::ForgetHardState) { forgotten } else { new }));
         }
         self.writes.push_back(Write { id: number, since: now, last: entries.last().map(|e| e.index) });
         self.issued = number;
@@ -429,10 +434,16 @@ impl RaftReplicator {
 impl Replicator for RaftReplicator {
     fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal> {
         let known = from != self.me && self.membership.contains(from);
-        let Some(decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
+        let Some(mut decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
             self.dropped += 1;
             return Ok(());
         };
+        if planted(Bug::SkipTermCheck) {
+            decoded.message.term = decoded.message.term.max(self.term());
+        }
+        if planted(Bug::VoteTwice) && decoded.message.get_msg_type() == MessageType::MsgRequestVote {
+            self.node.raft.vote = raft::INVALID_ID;
+        }
         if !self.sensible(&decoded.message)? {
             self.dropped += 1;
             return Ok(());
@@ -577,6 +588,9 @@ impl Replicator for RaftReplicator {
         }
         if !records.is_empty() {
             out.persist = Some((self.issued, records));
+        }
+        if planted(Bug::AcknowledgeBeforeSync) {
+            self.persisted(now, self.issued)?;
         }
         if self.is_leader() && self.led_term != self.term() {
             self.led_term = self.term();

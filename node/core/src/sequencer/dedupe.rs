@@ -13,6 +13,7 @@ use quorate_shared::ids::{ClientId, Index, Timestamp, WriteId};
 use quorate_shared::limits::{DEDUPE_CLIENTS_MAX, DEDUPE_WINDOW};
 
 use super::stored;
+use crate::bug::{Bug, planted};
 use crate::engine::Tree;
 use crate::error::{Fatal, Rejected};
 use crate::proposal::WriteResult;
@@ -81,6 +82,9 @@ pub(super) struct Dedupe {
 impl Dedupe {
     /// What is known of a write: nothing (it is new), what became of it, or that it cannot be known any more.
     pub fn look_up(&mut self, tree: &dyn Tree, write: WriteId) -> Result<Result<Option<Done>, Rejected>, Fatal> {
+        if planted(Bug::DropDedupe) {
+            return Ok(Ok(None));
+        }
         let window = match self.windows.entry(write.client) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {

@@ -15,7 +15,7 @@ use crate::log::{BaseRecord, EpochStart, LogRecord, Membership};
 use crate::machine::Machine;
 use crate::shard::Effect;
 use crate::sim::Rng;
-use crate::sim::disk::Disk;
+use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;
 const EPOCH: Epoch = Epoch { number: 1, id: 300 };

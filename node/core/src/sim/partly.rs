@@ -4,7 +4,9 @@
 //! Left out: the *constrained election* of OmniPaxos's paper (the only node with a majority has an old log). Raft cannot
 //! elect anybody there; the `paxos` replicator is for that.
 
-use super::{Weather, World, put};
+use super::network::Weather;
+use super::workload::put;
+use super::world::World;
 use crate::replica::Protocol;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Raft, Protocol::Paxos];
@@ -35,14 +37,13 @@ fn progress(world: &mut World, name: &str) {
         }
         world.run_for(50);
     }
-    panic!("no write commits: {name}\n{}", world.trace);
+    panic!("no write commits: {name}; {:?}", world.violation);
 }
 
 fn cluster(seed: u64, voters: u64, protocol: Protocol) -> World {
     let mut world = World::with(seed, voters, Weather::FAIR, protocol);
     assert!(world.run_while(10_000, |w| w.leader().is_none()));
     world.run_for(200);
-    world.trace.clear();
     world
 }
 

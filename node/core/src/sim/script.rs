@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
 
-use super::{Weather, World, outcome, put};
+use super::network::Weather;
+use super::node::outcome;
+use super::workload::put;
+use super::world::{WALL, World, refusal};
 use crate::lag::ReaderReport;
 use crate::replica::Protocol;
 use crate::shard::{Input, Ticket};
@@ -129,7 +132,7 @@ impl Script {
         }
         while let Some((ticket, result)) = world.reads.pop_first() {
             let name = self.names.remove(&ticket).unwrap_or_default();
-            let result = result.map(|_| super::WriteResult::default());
+            let result = result.map(|_| crate::proposal::WriteResult::default());
             let _ = writeln!(out, "{name} → {}", outcome(&result));
         }
         out
@@ -156,7 +159,7 @@ impl Script {
         let mut out = String::new();
         let Some(leader) = world.leader() else { return "no leader\n".into() };
         let Some(shard) = world.shard(leader) else { return out };
-        let status = shard.status(world.now, super::WALL + world.now);
+        let status = shard.status(world.now, WALL + world.now);
         let _ = writeln!(out, "leader {} confirmed {}", status.leader.as_deref().unwrap_or("-"), status.confirmed);
         for m in status.members {
             let some = |v: Option<u64>| v.map_or("-".into(), |v| v.to_string());
@@ -215,7 +218,7 @@ impl goldenscript::Runner for Script {
     fn run(&mut self, command: &Command, _: &goldenscript::Context) -> Result<String, Box<dyn Error>> {
         let mut out = String::new();
         match command {
-            Command::Cluster { voters } => match World::refusal(*voters, self.protocol) {
+            Command::Cluster { voters } => match refusal(*voters, self.protocol) {
                 Some(refusal) => out = refusal + "\n",
                 None => self.cluster(*voters)?,
             },

@@ -154,6 +154,37 @@ pub(super) fn decode(from: ReplicaId, to: ReplicaId, bytes: &[u8]) -> Option<Dec
     Some(Decoded { message, applied: wire.applied })
 }
 
+/// The fields before the entries.
+#[cfg(any(test, feature = "planted-bugs"))]
+#[derive(Deserialize)]
+struct Head {
+    kind: Kind,
+    _applied: Index,
+    term: u64,
+    _log_term: u64,
+    index: u64,
+    _commit: u64,
+    _commit_term: u64,
+    reject: bool,
+}
+
+/// What a message promises.
+#[cfg(any(test, feature = "planted-bugs"))]
+pub(in crate::replica) fn claims(from: ReplicaId, to: ReplicaId, bytes: &[u8]) -> Option<crate::replica::Claims> {
+    let (_, rest) = bytes.split_first()?;
+    let (head, _): (Head, _) = postcard::take_from_bytes(rest).ok()?;
+    Some(crate::replica::Claims {
+        term: quorate_shared::ids::Term::new(head.term),
+        speculative: matches!(head.kind, Kind::RequestPreVote | Kind::RequestPreVoteResponse),
+        votes_for: match head.kind {
+            Kind::RequestVote => Some(from),
+            Kind::RequestVoteResponse if !head.reject => Some(to),
+            _ => None,
+        },
+        has: (head.kind == Kind::AppendResponse && !head.reject).then(|| Index::new(head.index)),
+    })
+}
+
 /// raft-rs's entry as ours. The bytes are shared, not copied.
 pub(super) fn to_log(entry: &Entry) -> LogEntry {
     let payload = match entry.get_entry_type() {

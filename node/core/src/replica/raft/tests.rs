@@ -6,7 +6,7 @@ use quorate_shared::ids::{Epoch, NodeId};
 
 use super::*;
 use crate::log::BaseRecord;
-use crate::sim::disk::Disk;
+use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;
 

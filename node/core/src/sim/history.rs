@@ -1,0 +1,61 @@
+//! What clients did and saw: all that the oracle knows.
+
+use super::reads::{Level, Query, ReadResult};
+use super::workload::Row;
+use quorate_shared::ids::Index;
+
+/// A write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Did {
+    SetUp,
+    /// A register had `old` and was to have `new`.
+    Cas { register: String, old: Option<String>, new: String },
+    /// An element of the set.
+    Add(i64),
+    Transfer,
+    /// To each of these lists.
+    Append(Vec<i64>, String),
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Ended {
+    /// Done, in this entry; rows given back, if they were.
+    Done { index: Index, rows: Vec<Row> },
+    /// Surely not done; `true`: because of what is there.
+    Refused(bool),
+    /// Done once or not at all, perhaps later.
+    Unknown,
+    /// What was read.
+    Read(ReadResult),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum What {
+    Write(Did),
+    Read(Level, Query),
+}
+
+/// One operation.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Operation {
+    pub client: u64,
+    pub what: What,
+    pub begun: u64,
+    /// When the client had its answer.
+    pub ended: u64,
+    pub end: Ended,
+}
+
+impl Operation {
+    /// When it must have happened: of an unknown one, any time.
+    pub fn until(&self) -> u64 {
+        if self.end == Ended::Unknown { u64::MAX } else { self.ended }
+    }
+}
+
+/// All of them, in the order of their ends.
+#[derive(Default)]
+pub struct History {
+    pub operations: Vec<Operation>,
+}

@@ -1,0 +1,49 @@
+//! What must always hold, one file each, checked after every event that could break it.
+
+mod acknowledged;
+mod bases;
+mod committed;
+mod leaders;
+mod overlap;
+mod reads;
+mod readonly;
+mod sent;
+mod states;
+mod votes;
+
+use quorate_shared::ids::ReplicaId;
+
+use super::store::Content;
+use crate::replica::claims;
+
+/// All of them.
+#[derive(Default)]
+pub struct Checks {
+    pub acknowledged: acknowledged::Acknowledged,
+    pub bases: bases::Bases,
+    pub committed: committed::Committed,
+    pub leaders: leaders::Leaders,
+    pub overlap: overlap::Overlap,
+    pub reads: reads::Reads,
+    pub readonly: readonly::ReadOnly,
+    pub states: states::States,
+    pub votes: votes::Votes,
+}
+
+/// A message of the protocol that leaves a node.
+pub struct Sent<'a> {
+    pub now: u64,
+    pub from: ReplicaId,
+    pub to: ReplicaId,
+    /// What is durable in the sender's log.
+    pub durable: &'a Content,
+}
+
+impl Checks {
+    /// A message is put on the wire.
+    pub fn sent(&mut self, sent: &Sent<'_>, message: &[u8]) -> Result<(), String> {
+        let Some(claims) = claims(sent.from, sent.to, message) else { return Ok(()) };
+        self.votes.sent(sent, &claims)?;
+        sent::check(sent, &claims)
+    }
+}

@@ -1,0 +1,146 @@
+//! The network: packets between nodes and clients, weather, cuts, connections.
+//!
+//! Packets of the protocol are datagrams: dropped, doubled, delayed, reordered, cut one way. A shipping stream is a
+//! connection: in order, and when a packet is lost on it it breaks, which both ends notice, late.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_shared::ids::Index;
+
+use super::Rng;
+use super::reads::{Level, Query, ReadResult};
+use crate::error::Rejected;
+use crate::lag::ReaderReport;
+use crate::proposal::{Proposal, WriteResult};
+
+/// Who asked, and which of its calls.
+pub type Call = (u64, u64);
+
+/// What is on the wire.
+#[derive(Clone, Debug)]
+pub enum Packet {
+    /// Of the protocol, voter to voter.
+    Peer(Bytes),
+    /// A client's write; `via`: the node that forwards it, once.
+    Propose { call: Call, proposal: Box<Proposal>, deadline: u64, via: Option<u64> },
+    /// Its answer.
+    Proposed { call: Call, result: Box<Result<WriteResult, Rejected>> },
+    /// A client's read.
+    Read { call: Call, level: Level, query: Query, deadline: u64 },
+    /// Its answer.
+    ReadDone { call: Call, result: Result<ReadResult, Rejected> },
+    /// A node asks the leader for the read index.
+    AskIndex { ask: u64 },
+    /// The answer.
+    Index { ask: u64, result: Result<Index, Rejected> },
+    /// A reader to its server.
+    Ship { link: u64, message: Bytes },
+    /// A server to its reader.
+    Shipped { link: u64, message: Bytes },
+    /// A stream is broken.
+    Broken { link: u64 },
+    /// A log-shipped replica says how far it is.
+    Report(ReaderReport),
+}
+
+/// What the network and the disks are like; milliseconds and permille.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    pub delay: (u64, u64),
+    pub sync: (u64, u64),
+    pub apply: (u64, u64),
+    pub drop: u64,
+    pub double: u64,
+    /// Shipped batches with a bit flipped on the way.
+    pub corrupt: u64,
+}
+
+impl Weather {
+    pub const FAIR: Weather = Weather { delay: (1, 1), sync: (1, 1), apply: (1, 1), drop: 0, double: 0, corrupt: 0 };
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Network {
+    cuts: BTreeSet<(u64, u64)>,
+    /// When the last packet of a stream arrives, by stream and receiver.
+    streams: BTreeMap<(u64, u64), u64>,
+    broken: BTreeSet<u64>,
+    links: u64,
+}
+
+/// What becomes of a packet on a stream.
+pub enum Fate {
+    /// It arrives then.
+    Arrives(u64),
+    /// The stream breaks; both ends notice then.
+    Breaks(u64),
+    Gone,
+}
+
+impl Network {
+    pub fn cut(&mut self, from: u64, to: u64) {
+        self.cuts.insert((from, to));
+    }
+
+    pub fn heal(&mut self) {
+        self.cuts.clear();
+    }
+
+    pub fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
+    pub fn new_link(&mut self) -> u64 {
+        self.links += 1;
+        self.links
+    }
+
+    /// A datagram: when its copies arrive.
+    pub fn datagram(&self, rng: &mut Rng, weather: &Weather, now: u64, from: u64, to: u64) -> [Option<u64>; 2] {
+        if self.is_cut(from, to) || (weather.drop > 0 && rng.chance(weather.drop)) {
+            return [None; 2];
+        }
+        let (min, max) = weather.delay;
+        let first = now + rng.range(min, max);
+        let second = (weather.double > 0 && rng.chance(weather.double)).then(|| now + rng.range(min, max * 2));
+        [Some(first), second]
+    }
+
+    /// A packet on a stream.
+    pub fn stream(&mut self, rng: &mut Rng, weather: &Weather, now: u64, link: u64, (from, to): (u64, u64)) -> Fate {
+        if self.broken.contains(&link) {
+            return Fate::Gone;
+        }
+        if self.is_cut(from, to) || (weather.drop > 0 && rng.chance(weather.drop / 8)) {
+            self.broken.insert(link);
+            return Fate::Breaks(now + rng.range(50, 800));
+        }
+        let at = now + rng.range(weather.delay.0, weather.delay.1);
+        let last = self.streams.entry((link, to)).or_default();
+        *last = at.max(*last);
+        Fate::Arrives(*last)
+    }
+
+    /// A packet on the connection of two voters, for a protocol that wants one: in order, and a loss that the connection
+    /// cannot mend ends it, which both notice.
+    pub fn session(&mut self, rng: &mut Rng, weather: &Weather, now: u64, (from, to): (u64, u64)) -> Fate {
+        if self.is_cut(from, to) {
+            return Fate::Gone;
+        }
+        let arrives = now + rng.range(weather.delay.0, weather.delay.1);
+        if weather.drop > 0 && rng.chance(weather.drop / 20) {
+            return Fate::Breaks(arrives);
+        }
+        let last = self.streams.entry((0, from << 32 | to)).or_default();
+        *last = arrives.max(*last);
+        Fate::Arrives(*last)
+    }
+
+    /// An end is gone.
+    pub fn break_link(&mut self, link: u64) -> bool {
+        self.streams.retain(|(l, _), _| *l != link);
+        self.broken.insert(link)
+    }
+}

@@ -1,0 +1,213 @@
+//! What a seed is: sizes, configuration values, workload, faults and weather, all drawn from one number.
+//!
+//! Each seed has some kinds of faults and not others, so that a rare combination is not drowned by the frequent ones.
+//! Some seeds are small and violent, some long and quiet.
+
+use super::Rng;
+use super::client::Patience;
+use super::network::Weather;
+use super::workload::Mix;
+use super::world::{Shape, World};
+use crate::replica::{Protocol, Timing};
+use crate::shard::Input;
+use quorate_shared::ids::ReplicaId;
+
+/// What may happen to the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    Kill,
+    PowerCut,
+    PowerCutAll,
+    ShutDown,
+    Restart,
+    Partition,
+    CutOneWay,
+    CutOff,
+    Heal,
+    Stall,
+    Unstall,
+    StallApplier,
+    ClockJump,
+    Flip,
+    WipeEngine,
+    Transfer,
+    DiskLow,
+    Weather,
+}
+
+const OPTIONAL: &[(Fault, u64)] = &[
+    (Fault::Kill, 10),
+    (Fault::PowerCut, 8),
+    (Fault::PowerCutAll, 2),
+    (Fault::ShutDown, 3),
+    (Fault::Partition, 8),
+    (Fault::CutOneWay, 6),
+    (Fault::CutOff, 8),
+    (Fault::Stall, 6),
+    (Fault::StallApplier, 5),
+    (Fault::ClockJump, 3),
+    (Fault::Flip, 2),
+    (Fault::WipeEngine, 3),
+    (Fault::Transfer, 4),
+    (Fault::DiskLow, 2),
+    (Fault::Weather, 4),
+];
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub shape: Shape,
+    pub weather: Weather,
+    pub mix: Mix,
+    pub clients: u64,
+    pub patience: Patience,
+    /// How long there are faults.
+    pub faults_ms: u64,
+    /// Milliseconds from one fault to the next.
+    pub every: (u64, u64),
+    pub faults: Vec<(Fault, u64)>,
+}
+
+fn weather(rng: &mut Rng, rough: bool) -> Weather {
+    let slow = if rough { 30 } else { 6 };
+    Weather {
+        delay: (1, rng.range(1, slow)),
+        sync: (1, rng.range(1, slow + 10)),
+        apply: (1, rng.range(1, slow)),
+        drop: if rough { rng.range(0, 80) } else { 0 },
+        double: if rough { rng.range(0, 50) } else { 0 },
+        corrupt: if rough && rng.chance(500) { rng.range(1, 20) } else { 0 },
+    }
+}
+
+fn timing(rng: &mut Rng) -> Timing {
+    if rng.chance(400) {
+        return Timing::default();
+    }
+    let tick = rng.range(10, 40);
+    let heartbeat = tick * rng.range(1, 3);
+    let election_min = heartbeat * rng.range(4, 9);
+    let election_max = election_min + tick + rng.range(0, election_min);
+    Timing { tick, heartbeat, election_min, election_max, report_fresh: heartbeat * 5 }
+}
+
+fn mix(rng: &mut Rng) -> Mix {
+    let mut weights = [0; 5];
+    for weight in &mut weights {
+        *weight = if rng.chance(600) { rng.range(1, 10) } else { 0 };
+    }
+    if weights.iter().all(|w| *w == 0) {
+        weights = [3, 1, 1, 3, 1];
+    }
+    let wait = if rng.chance(200) { rng.range(0, 200) } else { 0 };
+    Mix { registers: rng.range(1, 6) as usize, lists: rng.range(1, 8) as usize, weights, reads: rng.range(200, 700), wait }
+}
+
+impl Plan {
+    pub fn of(seed: u64, protocol: Protocol, verbose: bool) -> Plan {
+        let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(17));
+        let rng = &mut rng;
+        let quiet = rng.chance(120);
+        let voters = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5]);
+        let readers = rng.pick(&[0, 0, 1, 1, 2]);
+        let segment_bytes = rng.range(8, 64) << 10;
+        // What a protocol cannot do is refused by name: one voter alone with paxos.
+        let voters = if protocol == Protocol::Paxos { voters.max(2) } else { voters };
+        let shape = Shape { voters, readers, timing: timing(rng), protocol, segment_bytes, verbose };
+        let rough = !quiet && rng.chance(800);
+        let weather = weather(rng, rough);
+        let pause = if quiet { (0, 15) } else { (0, rng.range(10, 200)) };
+        let patience = Patience { one_try: rng.range(150, 1_200), deadline: rng.range(1_000, 4_000), pause };
+        let mut faults: Vec<(Fault, u64)> = OPTIONAL.iter().copied().filter(|_| rng.chance(450)).collect();
+        faults.push((Fault::Restart, 22));
+        faults.push((Fault::Heal, 14));
+        faults.push((Fault::Unstall, 8));
+        let faults_ms = if quiet { rng.range(6_000, 12_000) } else { rng.range(2_000, 6_000) };
+        let every = if quiet { (2_000, 8_000) } else { (20, rng.range(100, 900)) };
+        let clients = if quiet { rng.range(4, 8) } else { rng.range(2, 6) };
+        Plan { shape, weather, mix: mix(rng), clients, patience, faults_ms, every, faults }
+    }
+
+    fn draw(&self, rng: &mut Rng) -> Fault {
+        let total = self.faults.iter().map(|(_, weight)| weight).sum();
+        let mut at = rng.range(1, total);
+        for (fault, weight) in &self.faults {
+            if at <= *weight {
+                return *fault;
+            }
+            at -= weight;
+        }
+        Fault::Heal
+    }
+
+    /// Something happens.
+    pub fn fault(&self, rng: &mut Rng, world: &mut World) {
+        let fault = self.draw(rng);
+        let (all, voters) = (world.all(), world.ids());
+        let victim = rng.pick(&all);
+        let down: Vec<u64> = all.iter().copied().filter(|id| !world.is_up(*id) && !world.is_lost(*id)).collect();
+        match fault {
+            Fault::Kill if world.is_up(victim) => world.kill(victim),
+            Fault::PowerCut if world.is_up(victim) => world.power_cut(victim),
+            Fault::PowerCutAll => all.iter().for_each(|id| world.power_cut(*id)),
+            Fault::ShutDown if world.is_up(victim) => world.shut_down(victim),
+            Fault::Restart if !down.is_empty() => world.start(rng.pick(&down)),
+            Fault::Partition => {
+                let (one, two) = all.iter().partition(|_| rng.chance(500));
+                world.partition(&[one, two]);
+            }
+            Fault::CutOneWay => world.cut(victim, rng.pick(&all)),
+            Fault::CutOff => {
+                // Often the leader: that is where it hurts.
+                let victim = world.leader().filter(|_| rng.chance(600)).unwrap_or(victim);
+                let rest = all.iter().copied().filter(|id| *id != victim).collect();
+                world.partition(&[vec![victim], rest]);
+            }
+            Fault::Heal => world.heal(),
+            Fault::Stall => world.stall(victim, true),
+            Fault::Unstall => all.iter().for_each(|id| {
+                world.stall(*id, false);
+                world.stall_applier(*id, false);
+            }),
+            Fault::StallApplier => world.stall_applier(victim, true),
+            Fault::ClockJump => world.jump_clock(victim, rng.range(0, 20_000) as i64 - 10_000),
+            Fault::Flip => self.flip(rng, world),
+            Fault::WipeEngine => down.first().into_iter().for_each(|id| world.wipe_engine(*id)),
+            Fault::Transfer => {
+                if let Some(leader) = world.leader() {
+                    let to = rng.chance(500).then(|| ReplicaId::new(rng.pick(&voters)));
+                    world.input(leader, Input::Transfer { to });
+                }
+            }
+            Fault::DiskLow => world.input(victim, Input::DiskLow(rng.chance(300))),
+            Fault::Weather => world.weather = weather(rng, true),
+            _ => {}
+        }
+    }
+
+    /// A bit flips on a disk whose node is down; never on so many that no majority is left.
+    fn flip(&self, rng: &mut Rng, world: &mut World) {
+        let voters = world.ids();
+        let lost = voters.iter().filter(|id| world.is_lost(**id) || world.is_flipped(**id)).count();
+        let down: Vec<u64> = world.all().into_iter().filter(|id| !world.is_up(*id)).collect();
+        let victim = rng.pick(&if down.is_empty() { vec![0] } else { down });
+        let minority = (lost + 1) * 2 < voters.len();
+        if victim != 0 && (minority || !voters.contains(&victim)) {
+            world.flip(victim);
+        }
+    }
+
+    /// The faults end.
+    pub fn calm(world: &mut World) {
+        world.heal();
+        world.weather = Weather::FAIR;
+        for id in world.all() {
+            world.stall(id, false);
+            world.stall_applier(id, false);
+            world.input(id, Input::DiskLow(false));
+            if !world.is_up(id) && !world.is_lost(id) {
+                world.start(id);
+            }
+        }
+    }
+}

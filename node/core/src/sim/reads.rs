@@ -1,0 +1,250 @@
+//! Reads at any node, as the router does them: at each of the four levels, from one snapshot, while writes go on.
+//!
+//! A read at a node that does not lead asks the leader for the read index and waits until that is applied here.
+//! `max_staleness` is served from the last index that was confirmed late enough. The rows are read one after the other, at
+//! the timestamp of what was applied when the read began.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quorate_shared::ids::{Index, Timestamp};
+
+use super::network::{Call, Packet};
+use super::node::{Part, Waiter};
+use super::workload;
+use super::world::{Event, World};
+use crate::bug::{Bug, planted};
+use crate::engine::Tree;
+use crate::error::Rejected;
+use crate::mvcc::Snapshot;
+use crate::shard::{Input, Ticket};
+
+/// How fresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    Linearizable,
+    After(Index),
+    MaxStaleness(u64),
+    Local,
+}
+
+/// What is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// Catalog keys.
+    Registers(Vec<String>),
+    /// Rows of the table.
+    Rows(Vec<i64>),
+    /// All rows with keys from here up to there.
+    Range(i64, i64),
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct ReadResult {
+    /// What was applied.
+    pub index: Index,
+    pub timestamp: Timestamp,
+    /// When the snapshot was taken.
+    pub at: u64,
+    /// Registers, in the order asked for.
+    pub registers: Vec<Option<String>>,
+    /// Rows found.
+    pub rows: Vec<workload::Row>,
+}
+
+struct Job {
+    call: Call,
+    level: Level,
+    query: Query,
+    deadline: u64,
+    /// Not before this is applied.
+    wait: Option<Index>,
+    asked: u64,
+    /// Once it has begun.
+    begun: Option<(Snapshot, ReadResult, usize)>,
+}
+
+/// The reads of a node.
+#[derive(Default)]
+pub(super) struct Reading {
+    jobs: BTreeMap<u64, Job>,
+    next: u64,
+    /// An index that had every write acknowledged before then.
+    confirmed: Option<(Index, u64)>,
+}
+
+impl World {
+    pub(super) fn take_read(&mut self, id: u64, call: Call, level: Level, query: Query, deadline: u64) {
+        let now = self.now;
+        let Some(process) = self.process(id) else { return };
+        process.reading.next += 1;
+        let number = process.reading.next;
+        let mut job = Job { call, level, query, deadline, wait: None, asked: now, begun: None };
+        let confirmed = process.reading.confirmed;
+        let ask = match level {
+            Level::Local => {
+                job.wait = Some(Index::new(0));
+                false
+            }
+            Level::After(index) => {
+                job.wait = Some(if planted(Bug::ReadBelowToken) { Index::new(0) } else { index });
+                false
+            }
+            Level::MaxStaleness(ms) => match confirmed {
+                Some((index, asked)) if now < asked + ms && process.applied() >= index => {
+                    job.wait = Some(index);
+                    false
+                }
+                _ => true,
+            },
+            Level::Linearizable => true,
+        };
+        process.reading.jobs.insert(number, job);
+        if ask {
+            self.ask_index(id, number);
+        } else {
+            self.serve_reads(id);
+        }
+    }
+
+    fn ask_index(&mut self, id: u64, number: u64) {
+        let (view, deadline) = (self.view(id), self.now + 1_000);
+        match view {
+            Some(view) if view.is_leader => {
+                self.tickets += 1;
+                let ticket = self.tickets;
+                if let Some(process) = self.process(id) {
+                    process.tickets.insert(ticket, Waiter::Read { job: number });
+                }
+                self.drive(id, Some(Input::Read { ticket, deadline }));
+            }
+            _ => {
+                let leader = view.and_then(|v| v.leader).map(|(_, node)| node.get());
+                // A log-shipped replica asks any voter; one that does not lead says who does.
+                let voters = self.ids();
+                let asked = leader.unwrap_or_else(|| self.rng.pick(&voters));
+                if asked == id {
+                    return self.fail_read(id, number, Rejected::Retry("no leader".into()));
+                }
+                self.send(id, asked, Packet::AskIndex { ask: number });
+            }
+        }
+    }
+
+    pub(super) fn asked_for_index(&mut self, id: u64, from: u64, ask: u64) {
+        let view = self.view(id);
+        if !view.is_some_and(|v| v.is_leader) {
+            let leader = view.and_then(|v| v.leader).map(|(_, node)| node);
+            return self.send(id, from, Packet::Index { ask, result: Err(Rejected::NotLeader(leader)) });
+        }
+        self.tickets += 1;
+        let (ticket, deadline) = (self.tickets, self.now + 1_000);
+        if let Some(process) = self.process(id) {
+            process.tickets.insert(ticket, Waiter::Asked { ask, by: from });
+        }
+        self.drive(id, Some(Input::Read { ticket, deadline }));
+    }
+
+    pub(super) fn read_ready(&mut self, id: u64, ticket: Ticket, result: Result<Index, Rejected>) {
+        self.trace.note(self.now, id, "read index", ticket, result.as_ref().map_or(0, |i| i.get()));
+        let Some(process) = self.process(id) else { return };
+        match process.tickets.remove(&ticket) {
+            Some(Waiter::Read { job }) => self.index_came(id, job, result),
+            Some(Waiter::Asked { ask, by }) => self.send(id, by, Packet::Index { ask, result }),
+            Some(_) => drop(self.reads.insert(ticket, result)),
+            None => self.violate(format!("n{id} answers the read {ticket} twice")),
+        }
+    }
+
+    pub(super) fn index_came(&mut self, id: u64, ask: u64, result: Result<Index, Rejected>) {
+        let Some(process) = self.process(id) else { return };
+        let Some(job) = process.reading.jobs.get_mut(&ask).filter(|j| j.wait.is_none()) else { return };
+        match result {
+            Ok(index) => {
+                let asked = job.asked;
+                job.wait = Some(index);
+                if process.reading.confirmed.is_none_or(|(_, at)| at < asked) {
+                    process.reading.confirmed = Some((index, asked));
+                }
+                self.serve_reads(id);
+            }
+            Err(Rejected::NotLeader(Some(node))) if node.get() != id => {
+                self.send(id, node.get(), Packet::AskIndex { ask });
+            }
+            Err(rejected) => self.fail_read(id, ask, rejected),
+        }
+    }
+
+    fn fail_read(&mut self, id: u64, number: u64, rejected: Rejected) {
+        let Some(job) = self.process(id).and_then(|p| p.reading.jobs.remove(&number)) else { return };
+        self.send(id, job.call.0, Packet::ReadDone { call: job.call, result: Err(rejected) });
+    }
+
+    /// Begins the reads whose index is applied.
+    pub(super) fn serve_reads(&mut self, id: u64) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let tree = Arc::clone(&node.tree) as Arc<dyn Tree>;
+        let Some(process) = &mut node.up else { return };
+        let (index, timestamp) = (process.machine.state().index, process.machine.state().timestamp);
+        let stale = planted(Bug::StaleSnapshotRead);
+        let mut begun = Vec::new();
+        for (number, job) in &mut process.reading.jobs {
+            if job.begun.is_none() && job.wait.is_some_and(|wait| wait <= index || stale) {
+                let result = ReadResult { index, timestamp, at: now, ..ReadResult::default() };
+                job.begun = Some((Snapshot::new(Arc::clone(&tree), timestamp), result, 0));
+                begun.push(*number);
+            }
+        }
+        for number in begun {
+            self.go_on_reading(id, number);
+        }
+    }
+
+    /// Reads the next row.
+    pub(super) fn go_on_reading(&mut self, id: u64, number: u64) {
+        let Some(process) = self.process(id) else { return };
+        let Some(job) = process.reading.jobs.get_mut(&number) else { return };
+        let Some((snapshot, result, at)) = &mut job.begun else { return };
+        let read = workload::read_some(snapshot, &job.query, *at, result);
+        *at += 1;
+        match read {
+            Err(e) => self.stopped(id, &e),
+            Ok(true) => {
+                let pause = self.rng.range(0, 4);
+                self.schedule(self.now + pause, id, Event::Read { job: number });
+            }
+            Ok(false) => {
+                let Some(job) = process.reading.jobs.remove(&number) else { return };
+                let Some((_, result, _)) = job.begun else { return };
+                let too_old = match job.level {
+                    // Checked again when the result is complete.
+                    Level::MaxStaleness(ms) => {
+                        let confirmed = process.reading.confirmed;
+                        !confirmed.is_some_and(|(index, asked)| self.now < asked + ms && result.index >= index)
+                    }
+                    _ => false,
+                };
+                let result = if too_old { Err(Rejected::Retry("too old by now".into())) } else { Ok(result) };
+                self.send(id, job.call.0, Packet::ReadDone { call: job.call, result });
+            }
+        }
+    }
+
+    /// Gives up reads whose time is over.
+    pub(super) fn expire_reads(&mut self, id: u64) {
+        let now = self.now;
+        let Some(process) = self.process(id) else { return };
+        if process.reading.jobs.is_empty() {
+            return;
+        }
+        let follows = matches!(process.part, Part::Follower(_));
+        let late: Vec<u64> =
+            process.reading.jobs.iter().filter(|(_, job)| job.deadline <= now).map(|(number, _)| *number).collect();
+        for number in late {
+            let what = if follows { "this replica is behind" } else { "no leader in time" };
+            self.fail_read(id, number, Rejected::Retry(what.into()));
+        }
+    }
+}

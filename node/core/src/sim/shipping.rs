@@ -1,0 +1,237 @@
+//! Log-shipped replicas: they pull from whoever they reach, voter or replica, and go to another when a stream breaks,
+//! falls silent, is refused or lies.
+
+use bytes::Bytes;
+
+use super::network::Packet;
+use super::node::{Part, Process};
+use super::world::{SHARD, World};
+use crate::ship::follow::Follower;
+use crate::ship::serve::{Committed, Sender};
+use crate::ship::{ReaderMessage, Refusal, ServerMessage};
+use quorate_shared::ids::{Epoch, NodeId};
+
+/// A stream this node serves.
+pub(super) struct Stream {
+    pub(super) reader: u64,
+    sender: Sender,
+    beat: u64,
+}
+
+/// The stream this node reads.
+pub(super) struct Pulling {
+    pub(super) link: u64,
+    pub(super) server: u64,
+    heard: u64,
+}
+
+/// A server says at least so often that it is there.
+const BEAT_MS: u64 = 100;
+/// A reader that hears nothing for so long goes elsewhere.
+const SILENCE_MS: u64 = 1_000;
+
+impl World {
+    fn committed(&self, id: u64) -> Option<Committed> {
+        let Process { part, .. } = self.nodes.get(&id)?.up.as_ref()?;
+        Some(match part {
+            Part::Shard(shard) => {
+                let view = shard.view();
+                Committed { shippable: view.shippable, commit: view.commit, term: view.term }
+            }
+            Part::Follower(follower) => {
+                let view = follower.view();
+                Committed { shippable: view.durable, commit: view.commit.max(view.durable), term: view.term }
+            }
+        })
+    }
+
+    fn epoch(&self, id: u64) -> Epoch {
+        self.nodes.get(&id).and_then(|n| n.store.reader().bounds(SHARD)).map_or(Epoch::default(), |b| b.base.epoch)
+    }
+
+    /// Sends every reader of this node what it may have.
+    pub(super) fn ship_more(&mut self, id: u64) {
+        let has = self.nodes.get(&id).and_then(|n| n.up.as_ref()).is_some_and(|p| !p.streams.is_empty());
+        if !has {
+            return;
+        }
+        let Some(committed) = self.committed(id) else { return };
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let log = node.store.reader();
+        let Some(process) = &mut node.up else { return };
+        let mut out = Vec::new();
+        let mut failed = None;
+        for (link, stream) in &mut process.streams {
+            loop {
+                match stream.sender.next(&*log, committed) {
+                    Ok(Some(batch)) => {
+                        stream.beat = now;
+                        out.push((stream.reader, *link, ServerMessage::Batch(batch).encode()));
+                    }
+                    Ok(None) => break,
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                }
+            }
+            if now >= stream.beat + BEAT_MS {
+                stream.beat = now;
+                out.push((stream.reader, *link, ServerMessage::Batch(stream.sender.heartbeat(committed)).encode()));
+            }
+        }
+        for (reader, link, message) in out {
+            let message = self.on_the_way(message);
+            self.send(id, reader, Packet::Shipped { link, message });
+        }
+        if let Some(e) = failed {
+            self.stopped(id, &e);
+        }
+    }
+
+    /// Now and then a bit flips where no checksum of the network sees it.
+    fn on_the_way(&mut self, message: Bytes) -> Bytes {
+        if self.weather.corrupt == 0 || !self.rng.chance(self.weather.corrupt) {
+            return message;
+        }
+        let mut bytes = message.to_vec();
+        let at = self.rng.below(bytes.len());
+        bytes[at] ^= 1 << self.rng.range(0, 7);
+        Bytes::from(bytes)
+    }
+
+    /// On every tick: readers look for a server, servers send heartbeats.
+    pub(super) fn keep_shipping(&mut self, id: u64) {
+        let now = self.now;
+        let Some(process) = self.process(id) else { return };
+        if now < process.next_beat {
+            return;
+        }
+        process.next_beat = now + BEAT_MS / 2;
+        let follows = matches!(process.part, Part::Follower(_));
+        let silent = process.pulling.as_ref().is_none_or(|p| now > p.heard + SILENCE_MS);
+        self.ship_more(id);
+        if follows {
+            self.report_soon(id);
+            if silent {
+                self.pull_anew(id);
+            }
+        }
+    }
+
+    /// Tells the voters how far this replica is.
+    pub(super) fn report_soon(&mut self, id: u64) {
+        let Some(Process { part: Part::Follower(follower), .. }) = self.process(id) else { return };
+        let report = follower.report(NodeId::new(id));
+        for voter in self.ids() {
+            self.send(id, voter, Packet::Report(report));
+        }
+    }
+
+    fn follower(&mut self, id: u64) -> Option<&mut Follower> {
+        match &mut self.process(id)?.part {
+            Part::Follower(follower) => Some(follower),
+            Part::Shard(_) => None,
+        }
+    }
+
+    fn pull_anew(&mut self, id: u64) {
+        let others: Vec<u64> = self.all().into_iter().filter(|other| *other != id).collect();
+        let server = self.rng.pick(&others);
+        let link = self.network.new_link();
+        let heard = self.now;
+        let Some(process) = self.process(id) else { return };
+        let old = process.pulling.replace(Pulling { link, server, heard });
+        if let Some(old) = old {
+            self.network.break_link(old.link);
+        }
+        let Some(follower) = self.follower(id) else { return };
+        let message = ReaderMessage::Pull(follower.pull()).encode();
+        self.send(id, server, Packet::Ship { link, message });
+    }
+
+    /// A reader's message at its server.
+    pub(super) fn ship_came(&mut self, id: u64, from: u64, link: u64, message: &[u8]) {
+        let Ok(message) = ReaderMessage::decode(message) else { return };
+        let (epoch, committed) = (self.epoch(id), self.committed(id));
+        let Some(committed) = committed else { return };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let log = node.store.reader();
+        let Some(process) = &mut node.up else { return };
+        match message {
+            ReaderMessage::Progress(progress) => {
+                if let Some(stream) = process.streams.get_mut(&link) {
+                    stream.sender.progress(&progress);
+                }
+                self.ship_more(id);
+            }
+            ReaderMessage::Pull(pull) => match Sender::begin(&*log, epoch, committed, &pull) {
+                Ok(Ok(sender)) => {
+                    process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
+                    self.ship_more(id);
+                }
+                Ok(Err(refusal)) => {
+                    let message = ServerMessage::Refused(refusal).encode();
+                    self.send(id, from, Packet::Shipped { link, message });
+                }
+                Err(e) => self.stopped(id, &e),
+            },
+        }
+    }
+
+    /// A server's message at its reader.
+    pub(super) fn shipped_came(&mut self, id: u64, link: u64, message: &[u8]) {
+        let now = self.now;
+        let Some(process) = self.process(id) else { return };
+        let Some(pulling) = process.pulling.as_mut().filter(|p| p.link == link) else { return };
+        pulling.heard = now;
+        let server = pulling.server;
+        let batch = match ServerMessage::decode(message) {
+            Ok(ServerMessage::Batch(batch)) => batch,
+            Ok(ServerMessage::Refused(refusal)) => return self.refused(id, server, &refusal),
+            Err(_) => return self.hang_up(id),
+        };
+        let mut bad = None;
+        self.follow(id, |follower, effects| {
+            bad = follower.receive(batch, effects).err();
+            Ok(())
+        });
+        if let Some(bad) = bad {
+            self.trace.say(now, || format!("n{id} does not take n{server}'s batch: {bad}"));
+            return self.hang_up(id);
+        }
+        let Some(follower) = self.follower(id) else { return };
+        let last = follower.view().last;
+        let message = ReaderMessage::Progress(follower.progress()).encode();
+        self.checks.readonly.received(id, last);
+        self.send(id, server, Packet::Ship { link, message });
+    }
+
+    fn refused(&mut self, id: u64, server: u64, refusal: &Refusal) {
+        self.trace.say(self.now, || format!("n{server} refuses n{id}: {refusal}"));
+        match refusal {
+            // Another time, another server.
+            Refusal::Ahead { .. } | Refusal::NotHere(_) => self.hang_up(id),
+            other => self.violate(format!("n{server} refuses to serve n{id}: {other}")),
+        }
+    }
+
+    /// The reader closes its stream, and will look for another server.
+    fn hang_up(&mut self, id: u64) {
+        let Some(pulling) = self.process(id).and_then(|p| p.pulling.take()) else { return };
+        self.network.break_link(pulling.link);
+        let at = self.now + self.rng.range(1, 100);
+        let broken = Packet::Broken { link: pulling.link };
+        self.schedule(at, pulling.server, super::world::Event::Deliver { from: 0, packet: broken });
+    }
+
+    pub(super) fn link_broken(&mut self, id: u64, link: u64) {
+        let Some(process) = self.process(id) else { return };
+        process.streams.remove(&link);
+        if process.pulling.as_ref().is_some_and(|p| p.link == link) {
+            process.pulling = None;
+        }
+    }
+}
+

@@ -1,0 +1,57 @@
+//! Seeds without a violation, each planted bug found, and every seed the same twice.
+
+use super::run::{Options, run};
+use crate::bug::BUGS;
+
+/// `SIM_SEED=7` runs one, `SIM_SEED=100..200` many.
+fn seeds() -> std::ops::Range<u64> {
+    match std::env::vars().find(|(k, _)| k == "SIM_SEED") {
+        Some((_, range)) => match range.split_once("..") {
+            Some((from, to)) => from.parse().unwrap()..to.parse().unwrap(),
+            None => {
+                let seed = range.parse().unwrap();
+                seed..seed + 1
+            }
+        },
+        None => 0..200,
+    }
+}
+
+fn clean(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
+        let outcome = run(&Options { seed, ..Options::default() });
+        if let Some(what) = outcome.violation {
+            panic!(
+                "seed {seed}: {what}\nreplay: cargo run --release -p quorate-core --example sim -- --seeds {seed}..{} --verbose",
+                seed + 1
+            );
+        }
+    }
+}
+
+#[test]
+fn even_seeds_are_clean() {
+    clean(seeds().filter(|seed| seed % 2 == 0));
+}
+
+#[test]
+fn odd_seeds_are_clean() {
+    clean(seeds().filter(|seed| seed % 2 == 1));
+}
+
+#[test]
+fn a_seed_runs_one_way() {
+    for seed in [3, 8, 11, 40, 77, 150] {
+        let once = run(&Options { seed, ..Options::default() });
+        let again = run(&Options { seed, ..Options::default() });
+        assert_eq!((once.trace, once.events), (again.trace, again.events), "seed {seed}");
+    }
+}
+
+#[test]
+fn names_of_bugs() {
+    for (bug, name) in BUGS {
+        assert_eq!(crate::bug::Bug::named(name), Some(*bug));
+        assert_eq!(bug.name(), *name);
+    }
+}

@@ -1,0 +1,350 @@
+//! The world: nodes, the queue of events, virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use quorate_shared::ids::{Epoch, Hash, Index, NodeId, ReplicaId, ShardId};
+
+use super::Rng;
+use super::invariants::Checks;
+use super::network::{Call, Fate, Network, Packet, Weather};
+use super::node::Node;
+use super::trace::Trace;
+use crate::error::Rejected;
+use crate::log::{BaseRecord, EpochStart, Membership};
+use crate::proposal::WriteResult;
+use crate::replica::{PersistId, Protocol, Timing};
+use crate::shard::{Input, Shard, Ticket, View};
+
+pub const SHARD: ShardId = ShardId::META;
+/// The wall clock when virtual time begins.
+pub const WALL: u64 = 1_700_000_000_000;
+/// Clients are numbered from here.
+pub const CLIENTS: u64 = 1_000;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Wake,
+    Deliver { from: u64, packet: Packet },
+    /// The connection to a peer is lost.
+    Disconnected { peer: ReplicaId },
+    Synced { until: PersistId },
+    Apply,
+    /// A read goes on.
+    Read { job: u64 },
+}
+
+struct Item {
+    at: u64,
+    number: u64,
+    to: u64,
+    life: u64,
+    event: Event,
+}
+
+impl PartialEq for Item {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Item {}
+
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Item {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// What concerns a client, not a node.
+#[derive(Debug)]
+pub enum ToClient {
+    Wake(u64),
+    Proposed(Call, Box<Result<WriteResult, Rejected>>),
+    ReadDone(Call, Result<super::reads::ReadResult, Rejected>),
+}
+
+/// What makes a world.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub voters: u64,
+    pub readers: u64,
+    pub timing: Timing,
+    pub protocol: Protocol,
+    pub segment_bytes: u64,
+    pub verbose: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { voters: 3, readers: 0, timing: Timing::default(), protocol: Protocol::Raft, segment_bytes: 64 << 10, verbose: false }
+    }
+}
+
+/// See the module.
+pub struct World {
+    pub now: u64,
+    pub rng: Rng,
+    pub weather: Weather,
+    pub seed: u64,
+    pub shape: Shape,
+    pub network: Network,
+    pub(super) nodes: BTreeMap<u64, Node>,
+    queue: BinaryHeap<Reverse<Item>>,
+    queued: u64,
+    pub(super) tickets: Ticket,
+    /// Answers to whoever asked through [`World::propose`] and [`World::read`].
+    pub replies: BTreeMap<Ticket, Result<WriteResult, Rejected>>,
+    pub reads: BTreeMap<Ticket, Result<Index, Rejected>>,
+    pub(super) clients: Vec<ToClient>,
+    pub checks: Checks,
+    pub violation: Option<String>,
+    pub trace: Trace,
+}
+
+/// Why a protocol does not take so many voters.
+#[cfg(test)]
+pub fn refusal(voters: u64, protocol: Protocol) -> Option<String> {
+    use crate::engine::memory::MemoryTree;
+    use std::sync::Arc;
+
+    let base = base(voters);
+    let timing = Timing::default();
+    let (replica, node) = (ReplicaId::new(1), NodeId::new(1));
+    let config = crate::shard::Config { shard: SHARD, replica, node, protocol, seed: 1, timing };
+    let tree = Arc::new(MemoryTree::default());
+    let applied = crate::machine::Machine::open(tree.clone(), &base).unwrap().state().applied();
+    let log = Arc::new(super::records::Disk::new(base));
+    Shard::new(config, log, tree, applied, 0).err().map(|e| e.to_string())
+}
+
+/// The founding record.
+pub fn base(voters: u64) -> BaseRecord {
+    let membership = Membership::of_voters((1..=voters).map(|n| (ReplicaId::new(n), NodeId::new(n))));
+    BaseRecord {
+        chain: Hash([7; 32]),
+        epoch_start: EpochStart { index: Index::new(0), chain: Hash([7; 32]) },
+        ..BaseRecord::founding(SHARD, membership, Epoch { number: 1, id: 1 })
+    }
+}
+
+impl World {
+    /// Voters on empty disks, started.
+    pub fn with(seed: u64, voters: u64, weather: Weather, protocol: Protocol) -> Self {
+        Self::shaped(seed, Shape { voters, protocol, ..Shape::default() }, weather)
+    }
+
+    pub fn shaped(seed: u64, shape: Shape, weather: Weather) -> Self {
+        let mut world = World {
+            now: 0,
+            rng: Rng::new(seed),
+            weather,
+            seed,
+            network: Network::default(),
+            nodes: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            queued: 0,
+            tickets: 0,
+            replies: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            clients: Vec::new(),
+            checks: Checks::default(),
+            violation: None,
+            trace: Trace::new(shape.verbose),
+            shape,
+        };
+        let (voters, readers) = (world.shape.voters, world.shape.readers);
+        for id in (1..=voters).chain(11..11 + readers) {
+            let node = Node::new(id, id <= voters, &base(voters), world.shape.segment_bytes);
+            world.nodes.insert(id, node);
+        }
+        for id in world.all() {
+            world.start(id);
+        }
+        world
+    }
+
+    /// Voters.
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, n)| n.is_voter()).map(|(id, _)| *id).collect()
+    }
+
+    /// Log-shipped replicas.
+    pub fn readers(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, n)| !n.is_voter()).map(|(id, _)| *id).collect()
+    }
+
+    pub fn all(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub fn is_up(&self, id: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|n| n.up.is_some())
+    }
+
+    /// Something that must never be.
+    pub fn violate(&mut self, what: impl Into<String>) {
+        let what = what.into();
+        self.trace.say(self.now, || format!("VIOLATION: {what}"));
+        self.violation.get_or_insert_with(|| format!("at {} ms: {what}", self.now));
+    }
+
+    /// Notes a broken invariant.
+    pub(super) fn check(&mut self, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.violate(what);
+        }
+    }
+
+    pub(super) fn schedule(&mut self, at: u64, to: u64, event: Event) {
+        let life = self.nodes.get(&to).map_or(0, |n| n.life);
+        self.queued += 1;
+        self.queue.push(Reverse(Item { at, number: self.queued, to, life, event }));
+    }
+
+    /// A client wants to be woken.
+    pub fn wake_client(&mut self, at: u64, client: u64) {
+        self.schedule(at.max(self.now + 1), client, Event::Wake);
+    }
+
+    pub fn cut(&mut self, from: u64, to: u64) {
+        self.network.cut(from, to);
+    }
+
+    /// Groups that cannot reach each other.
+    pub fn partition(&mut self, groups: &[Vec<u64>]) {
+        for (i, group) in groups.iter().enumerate() {
+            for other in groups.iter().skip(i + 1) {
+                for (&a, &b) in group.iter().flat_map(|a| other.iter().map(move |b| (a, b))) {
+                    self.cut(a, b);
+                    self.cut(b, a);
+                }
+            }
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.network.heal();
+    }
+
+    pub fn view(&self, id: u64) -> Option<View> {
+        self.shard(id).map(Shard::view)
+    }
+
+    /// The node that leads and evaluates proposals, of the highest term.
+    pub fn leader(&self) -> Option<u64> {
+        let ready = self.ids().into_iter().filter_map(|id| self.view(id).filter(|v| v.ready).map(|v| (v.term, id)));
+        ready.max().map(|(_, id)| id)
+    }
+
+    /// Runs until the queue has nothing before this time, or something is wrong.
+    pub fn run_until(&mut self, until: u64) {
+        while self.violation.is_none() && self.queue.peek().is_some_and(|Reverse(item)| item.at <= until) {
+            self.step();
+        }
+        self.now = self.now.max(until);
+    }
+
+    pub fn run_for(&mut self, ms: u64) {
+        self.run_until(self.now + ms);
+    }
+
+    /// Runs until something holds. `false`: it did not in time.
+    pub fn run_while(&mut self, ms: u64, mut go_on: impl FnMut(&World) -> bool) -> bool {
+        let until = self.now + ms;
+        while go_on(self) {
+            if self.now >= until {
+                return false;
+            }
+            self.run_until(self.now + 1);
+        }
+        true
+    }
+
+    /// When the next event is.
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.peek().map(|Reverse(item)| item.at)
+    }
+
+    /// What has come for clients.
+    pub fn take_clients(&mut self) -> Vec<ToClient> {
+        std::mem::take(&mut self.clients)
+    }
+
+    /// One event.
+    pub fn step(&mut self) {
+        let Some(Reverse(Item { at, to, life, event, .. })) = self.queue.pop() else { return };
+        self.now = self.now.max(at);
+        if to >= CLIENTS {
+            self.for_client(to, event);
+            return;
+        }
+        let Some(node) = self.nodes.get(&to) else { return };
+        if node.up.is_none() || (node.life != life && !matches!(event, Event::Deliver { .. })) {
+            return;
+        }
+        match event {
+            Event::Wake => self.wake(to),
+            Event::Deliver { from, packet } => self.deliver(to, from, packet),
+            Event::Disconnected { peer } => self.drive(to, Some(Input::Disconnected { peer })),
+            Event::Synced { until } => self.synced(to, until),
+            Event::Apply => self.apply(to),
+            Event::Read { job } => self.go_on_reading(to, job),
+        }
+    }
+
+    fn for_client(&mut self, client: u64, event: Event) {
+        match event {
+            Event::Wake => self.clients.push(ToClient::Wake(client)),
+            Event::Deliver { packet: Packet::Proposed { call, result }, .. } => {
+                self.clients.push(ToClient::Proposed(call, result));
+            }
+            Event::Deliver { packet: Packet::ReadDone { call, result }, .. } => {
+                self.clients.push(ToClient::ReadDone(call, result));
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts a packet on the wire.
+    pub fn send(&mut self, from: u64, to: u64, packet: Packet) {
+        if let Packet::Ship { link, .. } | Packet::Shipped { link, .. } = &packet {
+            let link = *link;
+            match self.network.stream(&mut self.rng, &self.weather, self.now, link, (from, to)) {
+                Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
+                Fate::Breaks(at) => {
+                    for end in [from, to] {
+                        self.schedule(at, end, Event::Deliver { from: 0, packet: Packet::Broken { link } });
+                    }
+                }
+                Fate::Gone => {}
+            }
+            return;
+        }
+        if let (Protocol::Paxos, Packet::Peer(_)) = (self.shape.protocol, &packet) {
+            match self.network.session(&mut self.rng, &self.weather, self.now, (from, to)) {
+                Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
+                Fate::Breaks(at) => {
+                    self.schedule(at, from, Event::Disconnected { peer: ReplicaId::new(to) });
+                    self.schedule(at, to, Event::Disconnected { peer: ReplicaId::new(from) });
+                }
+                Fate::Gone => {}
+            }
+            return;
+        }
+        let times = self.network.datagram(&mut self.rng, &self.weather, self.now, from, to);
+        let [first, second] = times;
+        if let Some(at) = second {
+            self.schedule(at, to, Event::Deliver { from, packet: packet.clone() });
+        }
+        if let Some(at) = first {
+            self.schedule(at, to, Event::Deliver { from, packet });
+        }
+    }
+}
