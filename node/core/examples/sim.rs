@@ -4,6 +4,8 @@
 //! `--all-bugs` makes the table of bugs and the seeds that find them. `--verbose` prints what happens. The last line is
 //! `N seeds, M violations`; the exit code is 1 if there was one.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures how long it takes")]
+
 use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Instant;

@@ -45,6 +45,9 @@ use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership, Payload}
 
 /// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
 pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
+/// Ticks between the earliest and the latest moment of an election: with only one every candidate stands at once, splits
+/// the votes, and does so again for ever.
+const ELECTION_TICKS_MIN: u64 = 4;
 /// Append messages on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 64;
 
@@ -129,7 +132,7 @@ impl RaftReplicator {
         if timing.tick == 0
             || timing.tick > timing.heartbeat
             || timing.heartbeat >= timing.election_min
-            || timing.election_min + timing.tick > timing.election_max
+            || timing.election_min + ELECTION_TICKS_MIN * timing.tick > timing.election_max
         {
             return Err(Fatal::new(format!("open {}", config.shard), format!("its timing makes no sense: {timing:?}")));
         }

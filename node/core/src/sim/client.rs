@@ -278,7 +278,8 @@ impl Client {
         let checked = world.checks.reads.ended(&operation);
         world.check(checked);
         history.operations.push(operation);
-        let pause = if self.queued.is_some() { 1 } else { world.rng.range(self.patience.pause.0, self.patience.pause.1) };
+        let pause =
+            if self.queued.is_some() { 1 } else { world.rng.range(self.patience.pause.0, self.patience.pause.1) };
         world.wake_client(world.now + pause, self.id);
     }
 }

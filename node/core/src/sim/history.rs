@@ -9,7 +9,11 @@ use quorate_shared::ids::Index;
 pub enum Did {
     SetUp,
     /// A register had `old` and was to have `new`.
-    Cas { register: String, old: Option<String>, new: String },
+    Cas {
+        register: String,
+        old: Option<String>,
+        new: String,
+    },
     /// An element of the set.
     Add(i64),
     Transfer,

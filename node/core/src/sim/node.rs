@@ -382,7 +382,9 @@ impl World {
                     self.drive(id, Some(Input::Receive { from, message }));
                 }
             }
-            Packet::Propose { call, proposal, deadline, via } => self.take_write(id, from, call, proposal, deadline, via),
+            Packet::Propose { call, proposal, deadline, via } => {
+                self.take_write(id, from, call, proposal, deadline, via)
+            }
             Packet::Proposed { call, result } => self.send(id, call.0, Packet::Proposed { call, result }),
             Packet::Read { call, level, query, deadline } => self.take_read(id, call, level, query, deadline),
             Packet::AskIndex { ask } => self.asked_for_index(id, from, ask),
@@ -514,11 +516,7 @@ impl World {
     }
 
     /// The same for a follower by shipping.
-    pub(super) fn follow(
-        &mut self,
-        id: u64,
-        work: impl FnOnce(&mut Follower, &mut Vec<Effect>) -> Result<(), Fatal>,
-    ) {
+    pub(super) fn follow(&mut self, id: u64, work: impl FnOnce(&mut Follower, &mut Vec<Effect>) -> Result<(), Fatal>) {
         let Some(Process { part: Part::Follower(follower), .. }) = self.process(id) else { return };
         let mut effects = Vec::new();
         let done = work(follower, &mut effects);

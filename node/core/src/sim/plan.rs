@@ -87,7 +87,7 @@ fn timing(rng: &mut Rng) -> Timing {
     let tick = rng.range(10, 40);
     let heartbeat = tick * rng.range(1, 3);
     let election_min = heartbeat * rng.range(4, 9);
-    let election_max = election_min + tick + rng.range(0, election_min);
+    let election_max = election_min + 4 * tick + rng.range(0, election_min);
     Timing { tick, heartbeat, election_min, election_max, report_fresh: heartbeat * 5 }
 }
 
@@ -100,7 +100,13 @@ fn mix(rng: &mut Rng) -> Mix {
         weights = [3, 1, 1, 3, 1];
     }
     let wait = if rng.chance(200) { rng.range(0, 200) } else { 0 };
-    Mix { registers: rng.range(1, 6) as usize, lists: rng.range(1, 8) as usize, weights, reads: rng.range(200, 700), wait }
+    Mix {
+        registers: rng.range(1, 6) as usize,
+        lists: rng.range(1, 8) as usize,
+        weights,
+        reads: rng.range(200, 700),
+        wait,
+    }
 }
 
 impl Plan {

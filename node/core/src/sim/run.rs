@@ -147,17 +147,28 @@ impl Run {
     /// The table is made before anything goes wrong.
     fn set_up(&mut self) {
         let rough = std::mem::replace(&mut self.world.weather, super::network::Weather::FAIR);
-        if let Some(first) = self.clients.first_mut() {
-            first.done = true;
-            first.begin_with(&mut self.world, workload::set_up(), Did::SetUp);
-        }
         let end = self.world.now + 3 * SERVE_MS;
-        while self.going() && self.history.operations.is_empty() && self.world.now < end {
-            self.until(self.world.now + 10);
-        }
-        let made = self.history.operations.iter().any(|o| matches!(o.end, Ended::Done { .. }));
-        if !made && self.going() {
-            self.world.violate("an empty cluster without faults does not serve");
+        for proposal in workload::set_up() {
+            let mut made = false;
+            while !made && self.going() && self.world.now < end {
+                let before = self.history.operations.len();
+                if let Some(first) = self.clients.first_mut() {
+                    first.done = true;
+                    first.begin_with(&mut self.world, proposal.clone(), Did::SetUp);
+                }
+                while self.going() && self.history.operations.len() == before && self.world.now < end {
+                    self.until(self.world.now + 10);
+                }
+                // Refused: an earlier try had made it.
+                made = self.history.operations.iter().skip(before).any(|o| match o.end {
+                    Ended::Done { .. } => true,
+                    Ended::Refused(there) => there,
+                    _ => false,
+                });
+            }
+            if !made && self.going() {
+                self.world.violate("an empty cluster without faults does not serve");
+            }
         }
         self.clients.iter_mut().for_each(|c| c.done = false);
         self.world.weather = rough;

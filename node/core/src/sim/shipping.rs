@@ -137,7 +137,8 @@ impl World {
     }
 
     fn pull_anew(&mut self, id: u64) {
-        let others: Vec<u64> = self.all().into_iter().filter(|other| *other != id).collect();
+        // Replicas read from voters and from replicas before them, as they are told to: never in a circle.
+        let others: Vec<u64> = self.all().into_iter().filter(|other| *other < id).collect();
         let server = self.rng.pick(&others);
         let link = self.network.new_link();
         let heard = self.now;
@@ -234,4 +235,3 @@ impl World {
         }
     }
 }
-

@@ -115,11 +115,11 @@ fn insert(id: i64, n: i64, list: &str, on_conflict: OnConflict) -> Op {
     Op::Insert { table: table().id, rows: vec![row], on_conflict }
 }
 
-/// Makes the table and the accounts.
-pub fn set_up() -> Proposal {
-    let mut ops = vec![Op::Fence { table: table().id, expect: None, def: Some(Box::new(table().clone())) }];
-    ops.extend((0..ACCOUNTS).map(|id| insert(id, BALANCE, "", OnConflict::Fail)));
-    Proposal { ops, ..Proposal::default() }
+/// Makes the table, then the accounts.
+pub fn set_up() -> [Proposal; 2] {
+    let table = Op::Fence { table: table().id, expect: None, def: Some(Box::new(table().clone())) };
+    let accounts = (0..ACCOUNTS).map(|id| insert(id, BALANCE, "", OnConflict::Fail)).collect();
+    [vec![table], accounts].map(|ops| Proposal { ops, ..Proposal::default() })
 }
 
 fn append(id: i64, element: &str) -> Op {

@@ -31,7 +31,9 @@ pub(super) enum Event {
     Synced { until: PersistId },
     Apply,
     /// A read goes on.
-    Read { job: u64 },
+    Read {
+        job: u64,
+    },
 }
 
 struct Item {
@@ -340,7 +342,10 @@ impl World {
         }
         let times = self.network.datagram(&mut self.rng, &self.weather, self.now, from, to);
         let [first, second] = times;
-        if let Some(at) = second {
+        // Requests travel on connections: they may be lost with one, but do not come twice.
+        let doubles =
+            matches!(packet, Packet::Peer(_) | Packet::Report(_) | Packet::AskIndex { .. } | Packet::Index { .. });
+        if let Some(at) = second.filter(|_| doubles) {
             self.schedule(at, to, Event::Deliver { from, packet: packet.clone() });
         }
         if let Some(at) = first {

@@ -14,7 +14,10 @@ pub fn check(sent: &Sent<'_>, claims: &Claims) -> Result<(), String> {
     if let Some(candidate) = claims.votes_for
         && (durable.hard.term == claims.term && durable.hard.vote != candidate)
     {
-        return Err(format!("{from} votes for {candidate} in {}, durable is a vote for {}", claims.term, durable.hard.vote));
+        return Err(format!(
+            "{from} votes for {candidate} in {}, durable is a vote for {}",
+            claims.term, durable.hard.vote
+        ));
     }
     if let Some(index) = claims.has
         && index > durable.last()

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use crate::sim::history::{Ended, History, What};
 use crate::sim::reads::Query;
 
+/// What a read saw of its lists: lengths; who, when.
+type Seen = (Vec<usize>, u64, u64);
+
 /// See the module.
 pub fn check(history: &History) -> Result<(), String> {
-    let mut reads: BTreeMap<&[i64], Vec<(Vec<usize>, u64, u64)>> = BTreeMap::new();
+    let mut reads: BTreeMap<&[i64], Vec<Seen>> = BTreeMap::new();
     for operation in &history.operations {
         let (What::Read(_, Query::Rows(ids)), Ended::Read(read)) = (&operation.what, &operation.end) else { continue };
         let length = |id: &i64| read.rows.iter().find(|row| row.id == *id).map_or(0, |row| row.list.len());
