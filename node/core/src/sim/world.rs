@@ -25,10 +25,17 @@ pub const CLIENTS: u64 = 1_000;
 #[derive(Debug)]
 pub(super) enum Event {
     Wake,
-    Deliver { from: u64, packet: Packet },
+    Deliver {
+        from: u64,
+        packet: Packet,
+    },
     /// The connection to a peer is lost.
-    Disconnected { peer: ReplicaId },
-    Synced { until: PersistId },
+    Disconnected {
+        peer: ReplicaId,
+    },
+    Synced {
+        until: PersistId,
+    },
     Apply,
     /// A read goes on.
     Read {
@@ -85,7 +92,14 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { voters: 3, readers: 0, timing: Timing::default(), protocol: Protocol::Raft, segment_bytes: 64 << 10, verbose: false }
+        Self {
+            voters: 3,
+            readers: 0,
+            timing: Timing::default(),
+            protocol: Protocol::Raft,
+            segment_bytes: 64 << 10,
+            verbose: false,
+        }
     }
 }
 
