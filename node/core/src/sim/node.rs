@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quorate_shared::ids::{Index, NodeId, ReplicaId};
 
+use super::Rng;
 use super::engine::SimTree;
 use super::invariants::Sent;
 use super::network::{Call, Packet};
@@ -209,7 +210,8 @@ impl World {
                 replica,
                 node: NodeId::new(id),
                 protocol,
-                seed: seed ^ (node.life << 32),
+                // Not a plain mix of small numbers: two replicas with one stream of timeouts never elect anybody.
+                seed: Rng::new(seed ^ (node.life << 8 | id).wrapping_mul(0x9e37_79b9_7f4a_7c15)).next(),
                 timing,
             };
             Part::Shard(Box::new(Shard::new(config, log, tree, applied, now)?))
