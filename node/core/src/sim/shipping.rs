@@ -167,6 +167,8 @@ impl World {
                 }
                 self.ship_more(id);
             }
+            // Reads ask for the read index here, at any level.
+            ReaderMessage::Probe { .. } => {}
             ReaderMessage::Pull(pull) => match Sender::begin(&*log, epoch, committed, &pull) {
                 Ok(Ok(sender)) => {
                     process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
@@ -191,6 +193,7 @@ impl World {
         let batch = match ServerMessage::decode(message) {
             Ok(ServerMessage::Batch(batch)) => batch,
             Ok(ServerMessage::Refused(refusal)) => return self.refused(id, server, &refusal),
+            Ok(ServerMessage::Confirmed { .. }) => return,
             Err(_) => return self.hang_up(id),
         };
         let mut bad = None;
