@@ -177,8 +177,11 @@ impl Filler {
             SnapshotPart::None => return Err(io::Error::other("it has no snapshot")),
             SnapshotPart::Data(_) => return Err(io::ErrorKind::InvalidData.into()),
         };
-        if parse_file_name(&name).is_none_or(|(of, _)| of != shard) || at > total {
+        let Some((_, index)) = parse_file_name(&name).filter(|(of, _)| *of == shard && at <= total) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it offers something else"));
+        };
+        if self.driver.view(shard).is_some_and(|view| index <= view.applied()) {
+            return Err(io::Error::other("its snapshot is older than what is here"));
         }
         if let Some((old, _)) = have.filter(|(old, _)| *old != name) {
             std::fs::remove_file(dir.join(format!("{RECEIVING}{old}")))?;

@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quorate_core::error::Fatal;
+use quorate_core::lag::ReaderReport;
 use quorate_core::log::LogReader;
 use quorate_core::shard::Input;
 use quorate_core::ship::serve::Sender;
 use quorate_core::ship::{ReaderMessage, Refusal, ServerMessage, ShipProgress};
 use quorate_shared::ids::{Epoch, NodeId, ShardId};
+use quorate_shared::status::NodeKind;
 use quorate_shared::wire::{NodeAddress, PeerChannel};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -110,7 +112,15 @@ impl Server {
         let mut sender =
             match Sender::begin(&*self.log, self.epoch, view.committed(), &pull).map_err(|fatal| io_failure(&fatal))? {
                 Ok(sender) => sender,
-                Err(refusal) => return refuse(output, refusal).await,
+                Err(refusal) => {
+                    if matches!(refusal, Refusal::NeedsSnapshot { .. }) {
+                        // It is in the picture all the same, with where it is.
+                        let (node, kind, at) = (reader, NodeKind::Replica, pull.index);
+                        let report = ReaderReport { node, kind, sent: at, received: at, durable: at, applied: at };
+                        self.driver.input(pull.shard, Input::Report(report));
+                    }
+                    return refuse(output, refusal).await;
+                }
             };
         tracing::info!(%reader, shard = %pull.shard, after = %pull.index, "ships its log");
         // Not a sleep made anew in each round: the reader's reports come more often than a heartbeat is due.

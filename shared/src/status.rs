@@ -163,7 +163,7 @@ pub struct MemberStatus {
     pub lag_at_least: bool,
     /// Milliseconds since its last report.
     pub report_age_ms: Option<u64>,
-    /// The phase it is stuck in: `send`, `persist`, `apply`.
+    /// The phase it is stuck in: `send`, `persist`, `apply`; `snapshot`: the log does not reach back to it any more.
     pub stuck_at: Option<String>,
 }
 

@@ -287,6 +287,11 @@ impl Lag {
         if silent || (known.applied < commit && ms >= self.timing.election_min && stands) {
             member.stuck_at = Some(phase(known, silent).to_owned());
         }
+        let base = subject.log.bounds(subject.shard).map(|bounds| bounds.base.index);
+        if base.is_some_and(|base| known.durable < base && known.applied < base) {
+            // Nothing that is sent helps it any more.
+            member.stuck_at = Some("snapshot".to_owned());
+        }
         member
     }
 

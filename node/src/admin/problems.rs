@@ -206,7 +206,10 @@ fn members(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
             continue;
         };
         let behind = if member.lag_at_least { "at least " } else { "" };
-        if let Some(phase) = member.stuck_at.as_deref() {
+        if member.stuck_at.as_deref() == Some("snapshot") {
+            let hint = "the leader's log does not reach back to it any more; it is filled from a snapshot";
+            found.push(Found::new("NeedsSnapshot", Verdict::Warning, subject, hint));
+        } else if let Some(phase) = member.stuck_at.as_deref() {
             let hint =
                 format!("it does not get on at {phase}, {behind}{lag_ms} ms behind; look at {}'s log", member.node);
             let severity = if lag_ms > STALL_MS_MAX { Verdict::Critical } else { Verdict::Warning };

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use quorate_core::disk::RealDisk;
 use quorate_core::error::Fatal;
 use quorate_core::log::{BaseRecord, LogReader};
-use quorate_core::snapshot::file::{Stored, Writer, adopt};
+use quorate_core::snapshot::file::{Stored, Writer};
 use quorate_core::snapshot::install::list;
 use quorate_shared::ids::{Index, ShardId};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,7 @@ impl Holds {
     }
 }
 
-/// One shard's newest base, and the points its log may begin at.
+/// A base that was written since the node started, and the points its log may begin at.
 struct Base {
     stored: Stored,
     points: Vec<BaseRecord>,
@@ -67,11 +67,13 @@ pub(super) struct Bases {
     log: Arc<dyn LogReader>,
     stop: CancellationToken,
     bases: BTreeMap<ShardId, Base>,
+    /// Index and bytes of each shard's newest base.
+    newest: BTreeMap<ShardId, (Index, u64)>,
 }
 
 impl Bases {
     pub(super) fn new(keeping: Arc<Housekeeping>, log: Arc<dyn LogReader>, stop: CancellationToken) -> Self {
-        Self { keeping, log, stop, bases: BTreeMap::new() }
+        Self { keeping, log, stop, bases: BTreeMap::new(), newest: BTreeMap::new() }
     }
 
     /// Runs until told to stop.
@@ -89,29 +91,29 @@ impl Bases {
         }
     }
 
-    /// What an earlier run of this node left. Checked, because the log is trimmed on its word.
+    /// What an earlier run of this node left. Nothing is trimmed on its word: reading all of it again, to be sure, would
+    /// cost a start more than it saves.
     fn find(&mut self) {
         let dir = snapshots::directory(&self.keeping.directory);
         for shard in SHARDS {
-            let Ok(found) = list(&RealDisk, &dir, shard) else { continue };
-            let Some((name, _)) = found.first() else { continue };
-            match adopt(&RealDisk, &dir.join(name)) {
-                Ok(stored) => {
-                    let points = vec![stored.head().base.clone()];
-                    self.bases.insert(shard, Base { stored, points });
-                }
-                Err(fatal) => tracing::error!(%shard, error = %fatal, "a base is damaged; another is written"),
+            let last = self.log.bounds(shard).map_or(Index::new(0), |b| b.last);
+            // One that was received and is not installed is of no use here.
+            let found = list(&RealDisk, &dir, shard).unwrap_or_default().into_iter().find(|(_, h)| h.index() <= last);
+            if let Some((name, head)) = found
+                && let Ok(meta) = dir.join(name).metadata()
+            {
+                self.newest.insert(shard, (head.index(), meta.len()));
             }
         }
     }
 
     fn look(&mut self) -> Result<(), Fatal> {
         let held = |shard| self.log.bounds(shard).map_or(0, |b| self.log.bytes_after(shard, b.base.index));
-        let grown = |shard| match self.bases.get(&shard) {
-            Some(base) => self.log.bytes_after(shard, base.stored.head().index()),
+        let grown = |shard| match self.newest.get(&shard) {
+            Some((at, _)) => self.log.bytes_after(shard, *at),
             None => held(shard),
         };
-        let data: u64 = self.bases.values().map(|base| base.stored.summary().bytes).sum();
+        let data: u64 = self.newest.values().map(|(_, bytes)| bytes).sum();
         let enough = self.keeping.config.retention.base_min_bytes.max(data);
         if SHARDS.iter().any(|shard| grown(*shard) >= enough) {
             for shard in SHARDS {
@@ -153,6 +155,7 @@ impl Bases {
         };
         let (bytes, rows) = (stored.summary().bytes, stored.summary().rows);
         tracing::info!(%shard, %at, bytes, rows, ms = began.elapsed().as_millis() as u64, "wrote a base");
+        self.newest.insert(shard, (at, bytes));
         let mut points = self.bases.remove(&shard).map(|base| base.points).unwrap_or_default();
         points.push(stored.head().base.clone());
         if points.len() > POINTS_MAX {
@@ -192,9 +195,7 @@ impl Bases {
             Err(e) => return Err(Fatal::new(format!("trim the log of {shard}"), e)),
         }
         let removed = self.log.remove_obsolete()?;
-        if let Some(name) = base.stored.path().file_name().and_then(|n| n.to_str()) {
-            snapshots::keep_only(&self.keeping.directory, shard, name)?;
-        }
+        snapshots::keep_from(&self.keeping.directory, shard, base.stored.head().index())?;
         tracing::info!(%shard, at = %index, segments = removed, "trimmed the log");
         Ok(())
     }

@@ -19,7 +19,7 @@ use quorate_core::machine::applied_in;
 use quorate_core::snapshot::file::{adopt, read_head};
 use quorate_core::snapshot::install::{Mark, install, list, rebase};
 use quorate_core::snapshot::parse_file_name;
-use quorate_shared::ids::ShardId;
+use quorate_shared::ids::{Index, ShardId};
 
 use crate::founding::SHARDS;
 
@@ -112,13 +112,13 @@ fn base_file(data: &Path, base: &BaseRecord, bounds: &LogBounds) -> Result<PathB
     })
 }
 
-/// Removes all snapshots of a shard but this one and what is being received, and what was never finished.
-pub fn keep_only(data: &Path, shard: ShardId, keep: &str) -> Result<(), Fatal> {
+/// Removes the snapshots of a shard that are older than this one. Newer ones may have been received to be installed.
+pub fn keep_from(data: &Path, shard: ShardId, keep: Index) -> Result<(), Fatal> {
     let dir = directory(data);
     let failed = |e| Fatal::new(format!("remove old snapshots in {}", dir.display()), e);
     for name in RealDisk.list(&dir).map_err(failed)? {
         let Some(name) = name.to_str() else { continue };
-        if name != keep && parse_file_name(name).is_some_and(|(of, _)| of == shard) {
+        if parse_file_name(name).is_some_and(|(of, at)| of == shard && at < keep) {
             RealDisk.remove(&dir.join(name)).map_err(failed)?;
         }
     }
