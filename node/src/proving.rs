@@ -284,7 +284,9 @@ impl Prover {
             }
             match self.hash_at(id, index) {
                 Ok(Some(ours)) if ours == hash => {}
-                Ok(Some(ours)) => return refused(format!("the chain of {id} at entry {index} is {ours} here, not {hash}")),
+                Ok(Some(ours)) => {
+                    return refused(format!("the chain of {id} at entry {index} is {ours} here, not {hash}"));
+                }
                 Ok(None) => return refused(format!("entry {index} of {id} is not in the log any more")),
                 Err(fatal) => return refused(fatal),
             }

@@ -146,7 +146,14 @@ impl Reports for NodeReports {
             heard: self.peers.heard(),
             dropped: self.peers.dropped() + driver.map_or(0, |d| d.dropped()),
             clock_ms: Clock::wall(),
-            diverged: self.diverged.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect(),
+            diverged: self
+                .diverged
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .flatten()
+                .cloned()
+                .collect(),
         }
     }
 

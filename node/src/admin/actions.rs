@@ -6,8 +6,8 @@
 //! Invariants: a refused action has changed nothing; one action that changes the cluster at a time, because a majority of
 //! the voters must have reserved the cluster for it; an outcome is `done` only when its effect was observed.
 
-pub mod reservation;
 mod prove;
+pub mod reservation;
 mod switchover;
 #[cfg(test)]
 mod tests;
@@ -27,8 +27,8 @@ use self::reservation::{HOLD, Reservations};
 use super::{Gathered, Since, gather, merge};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
-use crate::proving::Prover;
 use crate::peers::message::{Ask, Leading, Reply};
+use crate::proving::Prover;
 use crate::report::NodeReport;
 use crate::reporting::NodeReports;
 
@@ -148,7 +148,14 @@ impl Steps {
 impl Runner {
     /// A runner for this node.
     pub fn new(node: NodeId, forwarder: Arc<Forwarder>, peers: Arc<Peers>, reports: Arc<NodeReports>) -> Arc<Self> {
-        Arc::new(Self { node, forwarder, peers, reports, reservations: Reservations::default(), prover: OnceLock::new() })
+        Arc::new(Self {
+            node,
+            forwarder,
+            peers,
+            reports,
+            reservations: Reservations::default(),
+            prover: OnceLock::new(),
+        })
     }
 
     /// The shards run from here on, and can be proved.

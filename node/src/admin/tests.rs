@@ -238,6 +238,11 @@ fn lag() {
         ["ReplicaStalled s1/n4 critical", "ReplicaLagging s0/n4 warning", "ReplicaStalled s1/n2 warning",]
     );
     assert_eq!(status.problems[0].since, time_text(NOW - 11_000));
+    let mut behind = healthy();
+    with(&mut behind, 1, |report| {
+        report.shards[1].status.members[0] = MemberStatus { stuck_at: Some("snapshot".into()), ..member(4, 90_000) };
+    });
+    assert_eq!(named(&picture(&behind)), ["NeedsSnapshot s1/n4 warning"]);
     // One cause, one problem; but a node that only n1 cannot reach may be behind or not.
     let stalled = "ReplicaStalled s1/n2 warning";
     silence(&mut gathered, 4, Some(60_000));

@@ -63,7 +63,8 @@ pub struct Difference {
 impl Difference {
     /// e.g. `s1/n3`.
     pub fn subject(&self) -> String {
-        let nodes = if self.wrong.is_empty() { self.rows.keys().collect::<Vec<_>>() } else { self.wrong.iter().collect() };
+        let nodes =
+            if self.wrong.is_empty() { self.rows.keys().collect::<Vec<_>>() } else { self.wrong.iter().collect() };
         let names: Vec<String> = nodes.into_iter().map(ToString::to_string).collect();
         format!("{}/{}", self.shard, names.join(","))
     }
@@ -206,12 +207,7 @@ impl Scrubbing<'_> {
     }
 
     /// A range that differed, as of a later point.
-    async fn look_again(
-        &mut self,
-        from: &Bytes,
-        end: &Bytes,
-        live: &BTreeMap<TableId, String>,
-    ) -> Result<(), String> {
+    async fn look_again(&mut self, from: &Bytes, end: &Bytes, live: &BTreeMap<TableId, String>) -> Result<(), String> {
         let (prover, shard) = (self.prover.clone(), self.shard);
         let view = prover.driver.view(shard).cloned().ok_or_else(|| format!("no {shard} here"))?;
         let point = view.applied_point();
@@ -309,9 +305,8 @@ fn table_of(from: &Bytes, end: &Bytes, live: &BTreeMap<TableId, String>) -> Stri
     if keys::is_catalog(from) {
         names.push("the catalog".into());
     }
-    let inside = live.iter().filter(|(id, _)| {
-        first.is_none_or(|first| **id >= first) && last.is_none_or(|last| **id <= last)
-    });
+    let inside =
+        live.iter().filter(|(id, _)| first.is_none_or(|first| **id >= first) && last.is_none_or(|last| **id <= last));
     names.extend(inside.filter(|_| last.is_some() || *end >= rows_end()).map(|(_, name)| format!("table {name}")));
     if names.is_empty() { "rows of no table".into() } else { names.join(", ") }
 }

@@ -7,6 +7,7 @@ use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{HardState, Log, LogEntry, LogRecord, Payload};
 use quorate_core::machine::Machine;
 use quorate_shared::ids::{ClusterId, Epoch, Hash, IndexId, NodeId, TableId, Term, Timestamp};
+use quorate_shared::limits::SEGMENT_BYTES;
 use quorate_shared::status::NodeKind;
 
 use std::fs;
@@ -26,7 +27,7 @@ fn founded(path: &Path) -> Founding {
         epoch: Epoch { number: 1, id: 99 },
         members: vec![Member { node: NodeId::new(1), nonce: directory.nonce(), replica: R }],
     };
-    crate::store::engine::begin(&mut directory, &founding, R).unwrap();
+    crate::store::engine::begin(&mut directory, &founding, R, SEGMENT_BYTES).unwrap();
     founding
 }
 

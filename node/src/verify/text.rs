@@ -81,7 +81,13 @@ fn write_shard(f: &mut fmt::Formatter<'_>, shard: &ShardProof) -> fmt::Result {
         0 => format!("no entries behind its base {}", count(chain.base.get())),
         _ => format!("entries {} to {} are one chain", count(chain.base.get() + 1), count(chain.last.get())),
     };
-    writeln!(f, "{:<7} {range}, ending in {}; proved against {}", shard.shard.to_string(), chain.chain, against(chain))?;
+    writeln!(
+        f,
+        "{:<7} {range}, ending in {}; proved against {}",
+        shard.shard.to_string(),
+        chain.chain,
+        against(chain)
+    )?;
     let proved = chain.agrees_at.unwrap_or(chain.base);
     if chain.last > proved {
         let from = count(proved.get() + 1);

@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         }
     });
     print(&tally);
-    let of = |wanted: fn(Seen) -> bool| tally.iter().filter(|((_, _, seen), _)| wanted(*seen)).map(|(_, n)| n).sum::<u64>();
+    let of =
+        |wanted: fn(Seen) -> bool| tally.iter().filter(|((_, _, seen), _)| wanted(*seen)).map(|(_, n)| n).sum::<u64>();
     let noticed = of(|s| matches!(s, Seen::Open | Seen::Verify | Seen::Scrub | Seen::Torn));
     let (nothing, missed) = (of(|s| s == Seen::NoEffect), of(|s| s == Seen::Missed));
     println!("{count} flips: {noticed} noticed, {nothing} without effect (content equal), {missed} missed");

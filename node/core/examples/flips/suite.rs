@@ -105,7 +105,8 @@ fn entries() -> Vec<LogEntry> {
         let key = Key::Data { storage: TableId::new(7), index: IndexId::PRIMARY, columns }.encode();
         // Some are large: the engine cuts them into chunks.
         let size = if random.below(40) == 0 { 9_000 } else { 20 + random.below(300) };
-        let row = (random.below(8) != 0).then(|| Bytes::from((0..size).map(|_| random.next() as u8).collect::<Vec<_>>()));
+        let row =
+            (random.below(8) != 0).then(|| Bytes::from((0..size).map(|_| random.next() as u8).collect::<Vec<_>>()));
         let t = Transaction { writes: vec![(key, row)], ..Transaction::default() };
         let body = Body::Write(vec![t]);
         let e = Entry { index: Index::new(i), previous: chain, timestamp: Timestamp::new(i, 0), body };
@@ -128,7 +129,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for item in fs::read_dir(from).unwrap().flatten() {
         let target = to.join(item.file_name());
-        if item.path().is_dir() { copy(&item.path(), &target) } else { fs::copy(item.path(), target).map(|_| ()).unwrap() }
+        if item.path().is_dir() {
+            copy(&item.path(), &target)
+        } else {
+            fs::copy(item.path(), target).map(|_| ()).unwrap()
+        }
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) fn plan(scene: &Scene, prover: Option<&Arc<Prover>>, action: &AdminAc
     let nodes = list(parties.iter().map(|p| p.node));
     let steps = match &what {
         Proving::Verify(anchor) => {
-            let mut steps = vec![format!("{nodes} recompute their logs"), "compare the chains where all have them".into()];
+            let mut steps =
+                vec![format!("{nodes} recompute their logs"), "compare the chains where all have them".into()];
             steps.extend(anchor.as_ref().map(|_| "compare them with the anchor".to_owned()));
             steps
         }
@@ -260,7 +261,9 @@ impl Task {
         steps.running(0, "").await;
         for (node, answer) in self.ask_all(&Prove::Sign(Box::new(anchor.clone()))).await {
             match answer {
-                Ok(Proved::Signed(signature)) if signature.node == node.to_string() => anchor.signatures.push(signature),
+                Ok(Proved::Signed(signature)) if signature.node == node.to_string() => {
+                    anchor.signatures.push(signature)
+                }
                 Ok(_) => refused.push(format!("{node} (it gave an answer to another question)")),
                 Err(why) => refused.push(format!("{node} ({why})")),
             }
@@ -340,9 +343,8 @@ fn node_fact(result: &Recomputed) -> String {
 }
 
 fn marks_of(anchor: &Anchor) -> Vec<(ShardId, Index, Hash, String)> {
-    let mark = |s: &quorate_shared::anchor::AnchoredShard| {
-        Some((s.id()?, Index::new(s.index), s.hash()?, ANCHOR.to_owned()))
-    };
+    let mark =
+        |s: &quorate_shared::anchor::AnchoredShard| Some((s.id()?, Index::new(s.index), s.hash()?, ANCHOR.to_owned()));
     anchor.shards.iter().filter_map(mark).collect()
 }
 
