@@ -2,7 +2,7 @@
 //!
 //! One *core* thread steps every shard: it takes everything that has arrived, steps, flushes once per shard, then hands
 //! out the effects. One *log writer* appends what all shards want durable and syncs it together. One *applier* puts
-//! committed entries into the engine and publishes how far it is. Between them are queues that are emptied in one go.
+//! committed entries into the engine and publishes how far it is; one *flusher* moves what is written behind into sled. Between them are queues that are emptied in one go.
 //!
 //! Invariants: persists are executed in order and reported when durable; entries are applied in order; nothing blocks the
 //! core thread; a shard that fails stops by name and the others go on; a failing log or engine stops all of them.
@@ -11,6 +11,7 @@
 
 mod applier;
 mod core;
+pub mod flusher;
 mod queue;
 pub mod view;
 mod writer;
@@ -37,6 +38,7 @@ use quorate_shared::status::ShardStatus;
 use tokio::sync::watch;
 
 pub(crate) use self::applier::{guarded, replay};
+use self::flusher::Flusher;
 use self::queue::Queue;
 use self::view::ShardView;
 
@@ -211,6 +213,7 @@ impl Shared {
 /// The running threads. See the module.
 pub struct Driver {
     shared: Arc<Shared>,
+    flusher: Arc<Flusher>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -222,6 +225,7 @@ impl Driver {
         log: Box<dyn Log>,
         catalog: Catalog,
         outgoing: Arc<dyn Outgoing>,
+        flusher: Arc<Flusher>,
     ) -> Result<Self, Fatal> {
         let views = shards.iter().map(|s| (s.view.shard, s.view.clone())).collect();
         let shared = Arc::new(Shared {
@@ -248,8 +252,12 @@ impl Driver {
             spawn("core", move || core.run())?,
             spawn("log", move || writer.run())?,
             spawn("apply", move || applier.run())?,
+            spawn("flush", {
+                let (shared, flusher) = (shared.clone(), flusher.clone());
+                move || flusher.run(&shared)
+            })?,
         ];
-        Ok(Self { shared, threads: Mutex::new(threads) })
+        Ok(Self { shared, flusher, threads: Mutex::new(threads) })
     }
 
     /// The clock deadlines are on.
@@ -364,8 +372,10 @@ impl Driver {
     /// Stops the threads in order: what was accepted is written and applied first.
     pub fn stop(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let queues: [&dyn Fn(); 3] =
-            [&|| self.shared.inbox.close(), &|| self.shared.writes.close(), &|| self.shared.applies.close()];
+        let queues: [&dyn Fn(); 4] =
+            [&|| self.shared.inbox.close(), &|| self.shared.writes.close(), &|| self.shared.applies.close(), &|| {
+                self.flusher.close()
+            }];
         for (thread, close) in threads.into_iter().zip(queues) {
             close();
             if thread.join().is_err() {

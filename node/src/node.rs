@@ -439,8 +439,8 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         needs,
         failures: parts.failures.clone(),
     });
-    let Opened { clock, shards, log, reader, catalog, closing, rebuilt, scrubs } = opened;
-    let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing)?);
+    let Opened { clock, shards, log, reader, catalog, closing, flusher, rebuilt, scrubs } = opened;
+    let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing, flusher)?);
     parts.reports.set_rebuilt(rebuilt);
     parts.forwarder.serve(driver.clone());
     parts.streams.serve(reader.clone());

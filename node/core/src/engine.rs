@@ -6,6 +6,7 @@
 //! Invariants: a value read is the value written or an error (checksum), never something else; iterators are *not*
 //! snapshots, versions are (see [`crate::mvcc`]).
 
+pub mod behind;
 pub mod memory;
 pub mod mirror;
 pub mod sled;

@@ -65,7 +65,7 @@ impl Applier {
             }
             for (shard, entries) in by_shard {
                 if let Err(fatal) = self.apply(shard, &entries) {
-                    self.fail(&fatal);
+                    fail(&self.shared, &fatal);
                     return;
                 }
             }
@@ -74,23 +74,12 @@ impl Applier {
             }
             if Instant::now() >= collect_at {
                 if let Err(fatal) = self.collect() {
-                    self.fail(&fatal);
+                    fail(&self.shared, &fatal);
                     return;
                 }
                 collect_at = Instant::now() + COLLECT_EVERY;
             }
         }
-    }
-
-    fn fail(&self, fatal: &Fatal) {
-        let why = fatal.to_string();
-        let full = super::writer::is_full(fatal);
-        if !full {
-            self.shared.views.values().for_each(|view| view.set_unreadable());
-        }
-        self.shared.inbox.push(Event::Stop(None, why.clone()));
-        let what = if full { Failure::EngineFull } else { Failure::Engine };
-        self.shared.outgoing.failed(what, &why);
     }
 
     /// Removes versions that nobody may read any more, a few at a time.
@@ -121,8 +110,20 @@ impl Applier {
     }
 }
 
+/// The engine has failed: everything stops.
+pub(super) fn fail(shared: &Shared, fatal: &Fatal) {
+    let why = fatal.to_string();
+    let full = super::writer::is_full(fatal);
+    if !full {
+        shared.views.values().for_each(|view| view.set_unreadable());
+    }
+    shared.inbox.push(Event::Stop(None, why.clone()));
+    let what = if full { Failure::EngineFull } else { Failure::Engine };
+    shared.outgoing.failed(what, &why);
+}
+
 /// Waits while the disk is full. Reads of what is applied go on, and so does everything that is in the log already.
-fn wait_room(shared: &Shared) {
+pub(super) fn wait_room(shared: &Shared) {
     let full = || shared.outgoing.free_bytes().is_some_and(|free| free < ROOM_MIN) && !shared.applies.is_closed();
     if !full() {
         return;

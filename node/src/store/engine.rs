@@ -30,6 +30,7 @@ use quorate_shared::status::NodeKind;
 use super::snapshots::{self, Installing};
 use super::{Directory, StoreError, io_error, replace_file};
 use crate::config::Config;
+use crate::driver::flusher::Flusher;
 use crate::driver::view::ShardView;
 use crate::driver::{Clock, OpenShard, Part, guarded, replay};
 use crate::founding::{SHARDS, write_bases};
@@ -78,6 +79,8 @@ pub struct Opened {
     pub catalog: Catalog,
     /// How to close the engine.
     pub closing: Closing,
+    /// Moves what is written behind into it.
+    pub flusher: Arc<Flusher>,
     /// Why the engine was rebuilt, if it was.
     pub rebuilt: Option<String>,
     /// To be run in the background after an unclean stop.
@@ -90,6 +93,7 @@ pub struct EngineHandle {
     boot: String,
     /// Taken when it is closed.
     engine: RwLock<Option<SledEngine>>,
+    flusher: Arc<Flusher>,
     distrusted: AtomicBool,
 }
 
@@ -97,6 +101,7 @@ impl EngineHandle {
     /// Makes what is applied durable and records how far that is.
     pub fn checkpoint(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
         if let Some(engine) = &*self.engine.read().unwrap_or_else(PoisonError::into_inner) {
+            self.flusher.behind().drain_all()?;
             engine.flush()?;
             write_checkpoint(&self.dir, applied)?;
         }
@@ -119,6 +124,7 @@ impl EngineHandle {
     fn close(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(engine), false) = (engine, self.distrusted.load(Ordering::SeqCst)) else { return Ok(()) };
+        self.flusher.behind().drain_all()?;
         engine.flush()?;
         write_checkpoint(&self.dir, applied)?;
         trust::close(&self.dir, &self.boot, engine)
@@ -258,7 +264,7 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
 
 /// What came of looking into an engine.
 enum Look {
-    Good(trust::Opened, Vec<Machine>),
+    Good(trust::Opened, Arc<Flusher>, Vec<Machine>),
     /// It is not to be believed, and why.
     Bad(String),
     /// It has applied what the log does not have, or needs a snapshot that is not there.
@@ -268,16 +274,16 @@ enum Look {
 impl Plan<'_> {
     fn open(self, log: Box<dyn Log>) -> Result<Store, NodeError> {
         let boot = trust::boot_id()?;
-        let (opened, mut machines, rebuilt) = match self.look(&boot, &read_checkpoint(self.dir)) {
-            Look::Good(opened, machines) => {
+        let (opened, flusher, mut machines, rebuilt) = match self.look(&boot, &read_checkpoint(self.dir)) {
+            Look::Good(opened, flusher, machines) => {
                 let rebuilt = opened.rebuilt.clone();
-                (opened, machines, rebuilt)
+                (opened, flusher, machines, rebuilt)
             }
             Look::Ahead(why) => return Ok(Store::Lost(why)),
             Look::Bad(why) => {
                 trust::distrust(self.dir, &boot, &why)?;
                 match self.look(&boot, &Checkpoint::new()) {
-                    Look::Good(opened, machines) => (opened, machines, Some(why)),
+                    Look::Good(opened, flusher, machines) => (opened, flusher, machines, Some(why)),
                     Look::Ahead(why) => return Ok(Store::Lost(why)),
                     Look::Bad(why) => return Err(NodeError::Failed(why)),
                 }
@@ -306,6 +312,7 @@ impl Plan<'_> {
             dir: self.dir.to_owned(),
             boot,
             engine: RwLock::new(Some(opened.engine)),
+            flusher: flusher.clone(),
             distrusted: AtomicBool::new(false),
         }));
         Ok(Store::Opened(Box::new(Opened {
@@ -315,6 +322,7 @@ impl Plan<'_> {
             reader: self.reader,
             catalog,
             closing,
+            flusher,
             rebuilt,
             scrubs,
         })))
@@ -329,11 +337,11 @@ impl Plan<'_> {
 
     fn try_look(&self, boot: &str, checkpoint: &Checkpoint) -> Result<Look, Fatal> {
         let opened = guarded(|| trust::open_trusted(self.dir, boot, self.config.cache_bytes))?;
-        let mut machines = Vec::new();
+        let (flusher, mut machines) = (Arc::<Flusher>::default(), Vec::new());
         for shard in SHARDS {
             let bounds = &self.bounds[&shard];
             let tree = match guarded(|| snapshots::tree(self.dir, &opened.engine, shard, bounds, &self.installing)) {
-                Ok(tree) => tree,
+                Ok(tree) => flusher.behind().tree(tree),
                 // A tree that cannot be filled from a snapshot now cannot be filled in a new engine either.
                 Err(fatal) => return Ok(Look::Ahead(fatal.to_string())),
             };
@@ -352,7 +360,7 @@ impl Plan<'_> {
             }
             machines.push(machine);
         }
-        Ok(Look::Good(opened, machines))
+        Ok(Look::Good(opened, flusher, machines))
     }
 
     /// The old engine is kept for whoever wants to look at it, where there is room for two.

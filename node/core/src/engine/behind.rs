@@ -1,0 +1,413 @@
+//! Writing behind: batches are visible at once and reach the engine below in larger groups, on another thread.
+//!
+//! The log is the truth and the engine is derived, so a batch need not be in the engine when it is applied: it must be
+//! visible, and the engine must be as of *some* applied index after a crash. A [`BehindTree`] keeps what is on its way in
+//! memory; [`Behind::drain`] moves the oldest group below. Whole batches are joined into a group and a group goes below as
+//! one batch, so the tree below is always as it was after some batch. Keys written again meanwhile (applied records,
+//! digests, clients' slots, hot rows) are written once.
+//!
+//! Reads look at what is on its way first and below after: what vanishes from the first in between is below by then.
+//!
+//! Invariants: groups go below in order and one at a time; at most [`PENDING_BYTES_MAX`] and one batch are on their way,
+//! beyond it the writer does the draining; after an error below nothing more is taken, and reads go on.
+//!
+//! Left out: threads; whoever owns the engine calls [`Behind::drain`] when it is woken.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+
+use crate::engine::{Batch, KeyRange, ScanItem, Tree};
+use crate::error::Fatal;
+
+/// Bytes of keys and values on their way per tree, beyond which the writer waits for the engine.
+pub const PENDING_BYTES_MAX: usize = 48 << 20;
+/// A group takes no further batch beyond this: the engine below stops its readers while it takes one.
+pub const GROUP_BYTES: usize = 256 << 10;
+/// Keys on their way that a scan looks at under one lock.
+const PAGE: usize = 256;
+/// What a key costs besides its bytes.
+const KEY_OVERHEAD: usize = 96;
+
+/// Called when something is on its way and nothing was before.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// The trees of one engine, written behind.
+pub struct Behind {
+    trees: Mutex<Vec<Arc<BehindTree>>>,
+    wake: Wake,
+}
+
+impl Behind {
+    /// Without trees; `wake` is called when there is something to drain.
+    pub fn new(wake: Wake) -> Self {
+        Self { trees: Mutex::new(Vec::new()), wake }
+    }
+
+    /// Puts itself before a tree.
+    pub fn tree(&self, below: Arc<dyn Tree>) -> Arc<dyn Tree> {
+        let tree = Arc::new(BehindTree {
+            below,
+            pending: RwLock::default(),
+            draining: Mutex::new(()),
+            wake: Arc::clone(&self.wake),
+        });
+        lock(&self.trees).push(Arc::clone(&tree));
+        tree
+    }
+
+    /// Moves the oldest group of each tree below. `false`: nothing was on its way.
+    pub fn drain(&self) -> Result<bool, Fatal> {
+        let trees = lock(&self.trees).clone();
+        let mut any = false;
+        for tree in trees {
+            any |= tree.drain()?;
+        }
+        Ok(any)
+    }
+
+    /// Moves everything below that was on its way when it was called, and perhaps more.
+    pub fn drain_all(&self) -> Result<(), Fatal> {
+        let trees = lock(&self.trees).clone();
+        for tree in trees {
+            let last = tree.read().next;
+            // Asked first in any case: it waits for a group that is just going below.
+            while tree.drain()? && tree.read().groups.front().is_some_and(|g| g.number <= last) {}
+        }
+        Ok(())
+    }
+
+    /// Bytes on their way.
+    pub fn pending_bytes(&self) -> usize {
+        lock(&self.trees).iter().map(|t| t.read().bytes).sum()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Batches that go below as one.
+struct Group {
+    number: u64,
+    writes: BTreeMap<Bytes, Option<Bytes>>,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Pending {
+    /// The newest value on its way of each key, and the group that carries it.
+    newest: BTreeMap<Bytes, (u64, Option<Bytes>)>,
+    groups: VecDeque<Group>,
+    /// Number of the newest group.
+    next: u64,
+    bytes: usize,
+    /// The error below, and whether it was for want of room.
+    failed: Option<(std::io::ErrorKind, String)>,
+}
+
+/// One tree, written behind. See the module.
+pub struct BehindTree {
+    below: Arc<dyn Tree>,
+    pending: RwLock<Pending>,
+    /// Held while a group goes below: they go in order.
+    draining: Mutex<()>,
+    wake: Wake,
+}
+
+impl BehindTree {
+    fn read(&self) -> RwLockReadGuard<'_, Pending> {
+        self.pending.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self) -> RwLockWriteGuard<'_, Pending> {
+        self.pending.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drain(&self) -> Result<bool, Fatal> {
+        let _turn = lock(&self.draining);
+        self.check()?;
+        let Some(group) = self.change().groups.pop_front() else { return Ok(false) };
+        let keys: Vec<Bytes> = group.writes.keys().cloned().collect();
+        if let Err(fatal) = self.below.write(Batch { writes: group.writes }) {
+            self.change().failed = Some((kind_of(&fatal), fatal.to_string()));
+            return Err(fatal);
+        }
+        let mut pending = self.change();
+        for key in keys {
+            if pending.newest.get(&key).is_some_and(|(number, _)| *number == group.number) {
+                pending.newest.remove(&key);
+            }
+        }
+        pending.bytes -= group.bytes;
+        Ok(true)
+    }
+
+    fn check(&self) -> Result<(), Fatal> {
+        match &self.read().failed {
+            None => Ok(()),
+            Some((kind, why)) => Err(Fatal::new("write to the engine", std::io::Error::new(*kind, why.clone()))),
+        }
+    }
+}
+
+/// The kind of the system's error in it, so that who asks later is told the same.
+fn kind_of(fatal: &Fatal) -> std::io::ErrorKind {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*fatal.cause);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return io.kind();
+        }
+        cause = error.source();
+    }
+    std::io::ErrorKind::Other
+}
+
+impl Tree for BehindTree {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        if let Some((_, value)) = self.read().newest.get(key) {
+            return Ok(value.clone());
+        }
+        self.below.get(key)
+    }
+
+    fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+        let pages = Pages { tree: self, rest: Some(range.clone()), reverse, page: None };
+        Box::new(pages)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), Fatal> {
+        self.check()?;
+        let was_empty = {
+            let mut guard = self.change();
+            let pending = &mut *guard;
+            let was_empty = pending.groups.is_empty();
+            if pending.groups.back().is_none_or(|g| g.bytes >= GROUP_BYTES) {
+                pending.next += 1;
+                pending.groups.push_back(Group { number: pending.next, writes: BTreeMap::new(), bytes: 0 });
+            }
+            if let Some(group) = pending.groups.back_mut() {
+                for (key, value) in batch.writes {
+                    let bytes = key.len() + value.as_ref().map_or(0, Bytes::len) + KEY_OVERHEAD;
+                    pending.newest.insert(key.clone(), (group.number, value.clone()));
+                    if group.writes.insert(key, value).is_none() {
+                        group.bytes += bytes;
+                        pending.bytes += bytes;
+                    }
+                }
+            }
+            was_empty
+        };
+        if was_empty {
+            (self.wake)();
+        }
+        while self.read().bytes > PENDING_BYTES_MAX && self.drain()? {}
+        Ok(())
+    }
+}
+
+/// Keys on their way in a part of a range, and what is below in the same part.
+struct Page<'a> {
+    above: std::iter::Peekable<std::vec::IntoIter<(Bytes, Option<Bytes>)>>,
+    below: std::iter::Peekable<Box<dyn Iterator<Item = ScanItem> + Send + 'a>>,
+}
+
+/// A scan, part by part.
+struct Pages<'a> {
+    tree: &'a BehindTree,
+    /// What has not been begun.
+    rest: Option<KeyRange>,
+    reverse: bool,
+    page: Option<Page<'a>>,
+}
+
+impl<'a> Pages<'a> {
+    /// Begins the next part: up to and with the last of [`PAGE`] keys on their way.
+    fn turn(&mut self) -> Option<Page<'a>> {
+        let range = self.rest.take()?;
+        let pending = self.tree.read();
+        let above: Vec<(Bytes, Option<Bytes>)> = {
+            let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+            if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+                return None;
+            }
+            let keys = pending.newest.range((Bound::Included(range.start.clone()), end));
+            let copy = |(key, (_, value)): (&Bytes, &(u64, Option<Bytes>))| (key.clone(), value.clone());
+            if self.reverse { keys.rev().take(PAGE).map(copy).collect() } else { keys.take(PAGE).map(copy).collect() }
+        };
+        drop(pending);
+        let part = match above.last().filter(|_| above.len() == PAGE) {
+            None => range,
+            Some((last, _)) if self.reverse => {
+                self.rest = Some(KeyRange { start: range.start, end: Some(last.clone()) });
+                KeyRange { start: last.clone(), end: range.end }
+            }
+            Some((last, _)) => {
+                let after = Bytes::from([last, &[0][..]].concat());
+                self.rest = Some(KeyRange { start: after.clone(), end: range.end });
+                KeyRange { start: range.start, end: Some(after) }
+            }
+        };
+        // Only now: what has gone below since is seen there.
+        let below = self.tree.below.scan(&part, self.reverse).peekable();
+        Some(Page { above: above.into_iter().peekable(), below })
+    }
+}
+
+impl Page<'_> {
+    /// The next key of the part; `Some(None)`: one that is deleted.
+    fn step(&mut self, reverse: bool) -> Option<Option<ScanItem>> {
+        let above_first = match (self.above.peek(), self.below.peek()) {
+            (None, None) => return None,
+            (None, Some(_)) => return self.below.next().map(Some),
+            (Some(_), None) => true,
+            (_, Some(Err(_))) => return self.below.next().map(Some),
+            (Some((above, _)), Some(Ok((below, _)))) => {
+                if above == below {
+                    self.below.next();
+                    true
+                } else {
+                    (above < below) != reverse
+                }
+            }
+        };
+        if !above_first {
+            return self.below.next().map(Some);
+        }
+        let (key, value) = self.above.next()?;
+        Some(value.map(|value| Ok((key, value))))
+    }
+}
+
+impl Iterator for Pages<'_> {
+    type Item = ScanItem;
+
+    fn next(&mut self) -> Option<ScanItem> {
+        loop {
+            if self.page.is_none() {
+                self.page = Some(self.turn()?);
+            }
+            match self.page.as_mut().and_then(|page| page.step(self.reverse)) {
+                None => self.page = None,
+                Some(None) => {}
+                Some(Some(item)) => {
+                    if item.is_err() {
+                        self.rest = None;
+                        self.page = Some(Page { above: Vec::new().into_iter().peekable(), below: nothing() });
+                    }
+                    return Some(item);
+                }
+            }
+        }
+    }
+}
+
+fn nothing<'a>() -> std::iter::Peekable<Box<dyn Iterator<Item = ScanItem> + Send + 'a>> {
+    let none: Box<dyn Iterator<Item = ScanItem> + Send + 'a> = Box::new(std::iter::empty());
+    none.peekable()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::engine::memory::MemoryTree;
+    use crate::sim::Rng;
+
+    fn key(n: u64) -> Bytes {
+        Bytes::from(format!("k{n:05}"))
+    }
+
+    fn all(tree: &dyn Tree, start: u64, end: Option<u64>, reverse: bool) -> Vec<(Bytes, Bytes)> {
+        let range = KeyRange { start: key(start), end: end.map(key) };
+        tree.scan(&range, reverse).map(Result::unwrap).collect()
+    }
+
+    /// Random writes, drains, reads and scans give what a plain tree gives; the tree below is always as it was after some
+    /// batch.
+    #[test]
+    fn reads_like_a_plain_tree() {
+        for seed in 0..20 {
+            let mut rng = Rng::new(seed);
+            let below = Arc::new(MemoryTree::default());
+            let behind = Behind::new(Arc::new(|| ()));
+            let tree = behind.tree(below.clone());
+            let plain = MemoryTree::default();
+            let keys = rng.range(3, 2000);
+            for step in 0..300u64 {
+                let mut batch = Batch::default();
+                for _ in 0..rng.range(1, 40) {
+                    let value =
+                        (!rng.chance(300)).then(|| Bytes::from(vec![rng.next() as u8; rng.range(0, 9000) as usize]));
+                    batch.writes.insert(key(rng.range(0, keys)), value);
+                }
+                batch.writes.insert(Bytes::from_static(b"applied"), Some(Bytes::copy_from_slice(&step.to_be_bytes())));
+                plain.write(batch.clone()).unwrap();
+                tree.write(batch).unwrap();
+                if rng.chance(200) {
+                    behind.drain().unwrap();
+                }
+                let (start, end) = (rng.range(0, keys), rng.chance(700).then(|| rng.range(0, keys)));
+                let reverse = rng.chance(500);
+                assert_eq!(
+                    all(&*tree, start, end, reverse),
+                    all(&plain, start, end, reverse),
+                    "seed {seed} step {step}"
+                );
+                assert_eq!(tree.get(&key(start)).unwrap(), plain.get(&key(start)).unwrap());
+            }
+            behind.drain_all().unwrap();
+            assert_eq!(behind.pending_bytes(), 0);
+            assert_eq!(all(&*below, 0, None, false), all(&plain, 0, None, false));
+        }
+    }
+
+    /// Takes so many batches.
+    struct Full(MemoryTree, AtomicUsize);
+
+    impl Tree for Full {
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+            self.0.get(key)
+        }
+        fn scan<'a>(&'a self, range: &KeyRange, reverse: bool) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+            self.0.scan(range, reverse)
+        }
+        fn write(&self, batch: Batch) -> Result<(), Fatal> {
+            if self.1.fetch_sub(1, Ordering::SeqCst) == 0 {
+                return Err(Fatal::new("write", std::io::Error::from(std::io::ErrorKind::StorageFull)));
+            }
+            self.0.write(batch)
+        }
+    }
+
+    #[test]
+    fn an_error_below_stops_writes_and_keeps_reads() {
+        let behind = Behind::new(Arc::new(|| ()));
+        let tree = behind.tree(Arc::new(Full(MemoryTree::default(), AtomicUsize::new(1))));
+        let put = |n: u64| Batch { writes: [(key(n), Some(Bytes::from_static(b"v")))].into() };
+        tree.write(put(1)).unwrap();
+        behind.drain().unwrap();
+        tree.write(put(2)).unwrap();
+        behind.drain().expect_err("no room");
+        let error = tree.write(put(3)).expect_err("an earlier error");
+        assert_eq!(kind_of(&error), std::io::ErrorKind::StorageFull);
+        assert_eq!(all(&*tree, 0, None, false).len(), 2);
+    }
+
+    #[test]
+    fn who_drains_is_woken_once() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = woken.clone();
+        let behind = Behind::new(Arc::new(move || _ = count.fetch_add(1, Ordering::SeqCst)));
+        let tree = behind.tree(Arc::new(MemoryTree::default()));
+        for n in 0..3 {
+            tree.write(Batch { writes: [(key(n), None)].into() }).unwrap();
+        }
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+        assert!(behind.drain().unwrap());
+        assert!(!behind.drain().unwrap());
+    }
+}
