@@ -1,18 +1,19 @@
 //! The flusher: moves what is written behind (see [`quorate_core::engine::behind`]) into the engine.
 //!
-//! It lets a little come together first: what is written again meanwhile is then written once. Invariant: a failure stops
+//! It lets things come together first: what is written again meanwhile (applied records, digests, clients' slots, hot
+//! rows) is written once, and while the engine takes a group nobody can read from it, the applier included. Invariant: a failure stops
 //! the node in the same way as the applier's.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quorate_core::engine::behind::{Behind, GROUP_BYTES};
+use quorate_core::engine::behind::{Behind, PENDING_BYTES_MUCH};
 use quorate_core::error::Fatal;
 
 use super::{Shared, applier};
 
-/// How long it waits for more when little is on its way.
-const GATHER: Duration = Duration::from_millis(20);
+/// How long it waits for more unless much is on its way. As much more is replayed after a crash.
+const GATHER: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Bell {
@@ -44,10 +45,10 @@ impl Bell {
         !state.closed
     }
 
-    /// Lets some time pass, less if it is closed meanwhile.
+    /// Lets some time pass, less if it is rung or closed meanwhile.
     fn pause(&self, time: Duration) {
         // Either way it goes on.
-        let _ = self.rung.wait_timeout_while(self.state(), time, |state| !state.closed);
+        let _ = self.rung.wait_timeout_while(self.state(), time, |state| !state.rung && !state.closed);
     }
 }
 
@@ -87,14 +88,16 @@ impl Flusher {
     }
 
     fn empty(&self, shared: &Shared) -> Result<(), Fatal> {
-        loop {
-            if self.behind.pending_bytes() < GROUP_BYTES {
+        let go_on = || {
+            applier::wait_room(shared);
+            !self.bell.state().closed
+        };
+        while self.behind.pending_bytes() > 0 && !self.bell.state().closed {
+            if self.behind.pending_bytes() <= PENDING_BYTES_MUCH {
                 self.bell.pause(GATHER);
             }
-            applier::wait_room(shared);
-            if !applier::guarded(|| self.behind.drain())? || self.bell.state().closed {
-                return Ok(());
-            }
+            applier::guarded(|| self.behind.drain_while(go_on))?;
         }
+        Ok(())
     }
 }

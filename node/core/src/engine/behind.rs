@@ -2,7 +2,7 @@
 //!
 //! The log is the truth and the engine is derived, so a batch need not be in the engine when it is applied: it must be
 //! visible, and the engine must be as of *some* applied index after a crash. A [`BehindTree`] keeps what is on its way in
-//! memory; [`Behind::drain`] moves the oldest group below. Whole batches are joined into a group and a group goes below as
+//! memory; [`Behind::drain_while`] moves it below, oldest first. Whole batches are joined into a group and a group goes below as
 //! one batch, so the tree below is always as it was after some batch. Keys written again meanwhile (applied records,
 //! digests, clients' slots, hot rows) are written once.
 //!
@@ -11,7 +11,7 @@
 //! Invariants: groups go below in order and one at a time; at most [`PENDING_BYTES_MAX`] and one batch are on their way,
 //! beyond it the writer does the draining; after an error below nothing more is taken, and reads go on.
 //!
-//! Left out: threads; whoever owns the engine calls [`Behind::drain`] when it is woken.
+//! Left out: threads; whoever owns the engine calls [`Behind::drain_while`] when it is woken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -23,15 +23,17 @@ use crate::engine::{Batch, KeyRange, ScanItem, Tree};
 use crate::error::Fatal;
 
 /// Bytes of keys and values on their way per tree, beyond which the writer waits for the engine.
-pub const PENDING_BYTES_MAX: usize = 48 << 20;
+pub const PENDING_BYTES_MAX: usize = 96 << 20;
+/// Beyond this whoever drains is woken, however little time has passed: there is room left for a burst.
+pub const PENDING_BYTES_MUCH: usize = 64 << 20;
 /// A group takes no further batch beyond this: the engine below stops its readers while it takes one.
-pub const GROUP_BYTES: usize = 256 << 10;
+const GROUP_BYTES: usize = 256 << 10;
 /// Keys on their way that a scan looks at under one lock.
 const PAGE: usize = 256;
 /// What a key costs besides its bytes.
 const KEY_OVERHEAD: usize = 96;
 
-/// Called when something is on its way and nothing was before.
+/// Called when something is on its way and nothing was before, and when it becomes much.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// The trees of one engine, written behind.
@@ -58,23 +60,18 @@ impl Behind {
         tree
     }
 
-    /// Moves the oldest group of each tree below. `false`: nothing was on its way.
-    pub fn drain(&self) -> Result<bool, Fatal> {
-        let trees = lock(&self.trees).clone();
-        let mut any = false;
-        for tree in trees {
-            any |= tree.drain()?;
-        }
-        Ok(any)
-    }
-
     /// Moves everything below that was on its way when it was called, and perhaps more.
     pub fn drain_all(&self) -> Result<(), Fatal> {
+        self.drain_while(|| true)
+    }
+
+    /// The same, asked before each group whether to go on.
+    pub fn drain_while(&self, go_on: impl Fn() -> bool) -> Result<(), Fatal> {
         let trees = lock(&self.trees).clone();
         for tree in trees {
             let last = tree.read().next;
-            // Asked first in any case: it waits for a group that is just going below.
-            while tree.drain()? && tree.read().groups.front().is_some_and(|g| g.number <= last) {}
+            // Drained once in any case: that waits for a group that is just going below.
+            while go_on() && tree.drain()? && tree.read().groups.front().is_some_and(|g| g.number <= last) {}
         }
         Ok(())
     }
@@ -180,10 +177,10 @@ impl Tree for BehindTree {
 
     fn write(&self, batch: Batch) -> Result<(), Fatal> {
         self.check()?;
-        let was_empty = {
+        let wake = {
             let mut guard = self.change();
             let pending = &mut *guard;
-            let was_empty = pending.groups.is_empty();
+            let (was_empty, bytes_before) = (pending.groups.is_empty(), pending.bytes);
             if pending.groups.back().is_none_or(|g| g.bytes >= GROUP_BYTES) {
                 pending.next += 1;
                 pending.groups.push_back(Group { number: pending.next, writes: BTreeMap::new(), bytes: 0 });
@@ -198,9 +195,9 @@ impl Tree for BehindTree {
                     }
                 }
             }
-            was_empty
+            was_empty || (bytes_before <= PENDING_BYTES_MUCH && pending.bytes > PENDING_BYTES_MUCH)
         };
-        if was_empty {
+        if wake {
             (self.wake)();
         }
         while self.read().bytes > PENDING_BYTES_MAX && self.drain()? {}
@@ -348,7 +345,8 @@ mod tests {
                 plain.write(batch.clone()).unwrap();
                 tree.write(batch).unwrap();
                 if rng.chance(200) {
-                    behind.drain().unwrap();
+                    let left = std::cell::Cell::new(rng.range(0, 3));
+                    behind.drain_while(|| left.replace(left.get().saturating_sub(1)) > 0).unwrap();
                 }
                 let (start, end) = (rng.range(0, keys), rng.chance(700).then(|| rng.range(0, keys)));
                 let reverse = rng.chance(500);
@@ -389,9 +387,9 @@ mod tests {
         let tree = behind.tree(Arc::new(Full(MemoryTree::default(), AtomicUsize::new(1))));
         let put = |n: u64| Batch { writes: [(key(n), Some(Bytes::from_static(b"v")))].into() };
         tree.write(put(1)).unwrap();
-        behind.drain().unwrap();
+        behind.drain_all().unwrap();
         tree.write(put(2)).unwrap();
-        behind.drain().expect_err("no room");
+        behind.drain_all().expect_err("no room");
         let error = tree.write(put(3)).expect_err("an earlier error");
         assert_eq!(kind_of(&error), std::io::ErrorKind::StorageFull);
         assert_eq!(all(&*tree, 0, None, false).len(), 2);
@@ -407,7 +405,9 @@ mod tests {
             tree.write(Batch { writes: [(key(n), None)].into() }).unwrap();
         }
         assert_eq!(woken.load(Ordering::SeqCst), 1);
-        assert!(behind.drain().unwrap());
-        assert!(!behind.drain().unwrap());
+        behind.drain_all().unwrap();
+        assert_eq!(behind.pending_bytes(), 0);
+        tree.write(Batch { writes: [(key(9), None)].into() }).unwrap();
+        assert_eq!(woken.load(Ordering::SeqCst), 2);
     }
 }
