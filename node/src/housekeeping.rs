@@ -115,6 +115,8 @@ pub fn start(
     if keeping.config.kind() == NodeKind::Voter {
         let k = with(keeping);
         spawn(Box::pin(async move { k.gather_leaders().await }));
+        let k = with(keeping);
+        spawn(Box::pin(async move { k.watch_clock().await }));
     }
     let bases = bases::Bases::new(with(keeping), keeping.log.clone(), stop.clone());
     tasks.spawn_blocking(move || bases.run());

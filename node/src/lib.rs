@@ -1,6 +1,7 @@
 //! The Quorate node: doors, router, SQL and the driver around `quorate-core`.
 
 pub mod admin;
+pub mod clocks;
 pub mod config;
 pub mod ddl;
 pub mod driver;

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Admin;
 use crate::admin::actions::Runner;
 use crate::config::{Config, Role};
-use crate::driver::{Driver, Failure, Held, Outgoing};
+use crate::driver::{Clock, Driver, Failure, Held, Outgoing};
 use crate::fill::Filler;
 use crate::forward::{Forwarder, NodeRouter};
 use crate::founding::{self, Verdict};
@@ -647,6 +647,7 @@ impl Events {
                 driver.read(shard, deadline, Box::new(done));
             }
             Ask::Report => self.report(id, &answers),
+            Ask::Clock => Response::send(&answers, id, Reply::Clock(Clock::wall())),
             Ask::Progress { shard, report } if report.node == from => driver.input(shard, Input::Report(report)),
             Ask::Progress { .. } | Ask::Here => {}
             body @ (Ask::Transfer { .. } | Ask::Leader { .. } | Ask::Reserve { .. } | Ask::Release { .. }) => {
@@ -692,6 +693,7 @@ impl PeerEvents for Events {
                 (None, Ask::ReadIndex { .. }) => {
                     Response::send(answers, request.id, Reply::ReadIndex(Err(Rejected::NotLeader(None))));
                 }
+                (None, Ask::Clock) => Response::send(answers, request.id, Reply::Clock(Clock::wall())),
                 (None, Ask::Progress { .. } | Ask::Here) => {}
                 (None, body) => Response::send(answers, request.id, self.runner.answer(from, body)),
             }

@@ -180,6 +180,8 @@ pub trait Replicator: Send {
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal>;
     /// Leadership is being handed over: nothing can be appended.
     fn transferring(&self) -> bool;
+    /// Whether this replica may be elected; one that may not goes on voting and following.
+    fn may_lead(&mut self, _may: bool) {}
     /// What is to be done now.
     fn output(&mut self, now: Now) -> Result<Output, Fatal>;
     /// When `tick` wants to be called next.

@@ -87,6 +87,8 @@ pub enum Input {
     },
     /// Free space is below the reserve (or above it again).
     DiskLow(bool),
+    /// This replica may be elected, or not: its node's clock is off. Leadership it has is given away by `Transfer`.
+    MayLead(bool),
 }
 
 /// What the driver is to do.
@@ -287,6 +289,10 @@ impl Shard {
             }
             Input::Wake => self.replicator.tick(now),
             Input::Transfer { to } => self.replicator.transfer(now, to),
+            Input::MayLead(may) => {
+                self.replicator.may_lead(may);
+                Ok(())
+            }
             Input::DiskLow(low) => {
                 self.disk_low = low;
                 Ok(())

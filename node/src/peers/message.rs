@@ -99,6 +99,8 @@ pub enum Ask {
     },
     /// Prove something of what is stored.
     Prove(Box<Prove>),
+    /// What time is it there?
+    Clock,
 }
 
 /// The response to the request of the same id.
@@ -127,6 +129,8 @@ pub enum Reply {
     Leader(Leading),
     /// To `Prove`.
     Proved(Box<Proved>),
+    /// To `Clock`: milliseconds since 1970.
+    Clock(u64),
 }
 
 /// Who leads a shard, as a node knows.

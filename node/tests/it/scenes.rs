@@ -191,7 +191,7 @@ fn a_stopped_replica() {
     let _alone = alone();
     let cluster = TestCluster::started(3, 1);
     let beats = with_beats(&cluster);
-    let master = cluster.master();
+    let master = cluster.settled();
     let follower = (1..=3).find(|id| *id != master).unwrap();
     for victim in [4, follower] {
         let asked = &cluster.nodes[&master];
@@ -246,7 +246,7 @@ fn a_replica_that_applies_nothing() {
     let _alone = alone();
     let cluster = TestCluster::started(3, 1);
     let beats = with_beats(&cluster);
-    let master = cluster.master();
+    let master = cluster.settled();
     let follower = (1..=3).find(|id| *id != master).unwrap();
     for victim in [4, follower] {
         let asked = &cluster.nodes[&master];
@@ -324,7 +324,7 @@ fn a_bulk_load() {
 fn an_idle_cluster() {
     let _alone = alone();
     let cluster = TestCluster::started(3, 1);
-    let asked = &cluster.nodes[&cluster.master()];
+    let asked = &cluster.nodes[&cluster.settled()];
     healthy_again(asked);
     let began = Instant::now();
     while began.elapsed() < seconds(5, 180) {

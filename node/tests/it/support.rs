@@ -242,6 +242,20 @@ impl TestCluster {
         })
     }
 
+    /// The master, once it leads every shard: a cluster gathers its leaders there.
+    pub fn settled(&self) -> u64 {
+        eventually("one node leads everything", || {
+            let master = self.master();
+            let status = self.nodes[&master].status()?;
+            let shards = status["shards"].as_array().ok_or("no shards")?;
+            let name = format!("n{master}");
+            if shards.iter().all(|shard| shard["leader"] == name.as_str()) {
+                return Ok(master);
+            }
+            Err(format!("{} {}", status["problems"], status["shards"]))
+        })
+    }
+
     #[allow(dead_code)]
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -117,6 +117,7 @@ pub struct RaftReplicator {
     led_since: Now,
     led_term: u64,
     giving_up: bool,
+    may_lead: bool,
     /// The commit index the followers have been told.
     announced: u64,
     dropped: u64,
@@ -185,6 +186,7 @@ impl RaftReplicator {
             led_since: now,
             led_term: 0,
             giving_up: false,
+            may_lead: true,
             announced: 0,
             dropped: 0,
             needs_snapshot: None,
@@ -236,6 +238,7 @@ impl RaftReplicator {
             MessageType::MsgAppendResponse if message.term == raft.term && !message.reject && message.index > last => {
                 Ok(false)
             }
+            MessageType::MsgTimeoutNow if !self.may_lead => Ok(false),
             // Two leaders in one term, or a reflected message.
             MessageType::MsgAppend | MessageType::MsgHeartbeat
                 if message.term == raft.term && raft.state == StateRole::Leader =>
@@ -480,7 +483,15 @@ impl Replicator for RaftReplicator {
         self.next_tick = (self.next_tick + self.timing.tick).max(now + self.timing.tick / 2).max(now + 1);
         let raft = &self.node.raft;
         let phase = Phase { term: raft.term, role: raft.state as u8, leader: raft.leader_id };
-        let timeout = self.clock.timeout(phase, raft.election_elapsed);
+        let elapsed = raft.election_elapsed;
+        let mut timeout = self.clock.timeout(phase, elapsed);
+        if !self.may_lead && !self.is_leader() {
+            // Its own patience never ends; that it has lasted longer than a leader's lease lets it vote for others.
+            timeout = self.clock.longest();
+            if elapsed + 1 >= timeout {
+                return self.watch_disk(now);
+            }
+        }
         self.run("tick", |node| {
             node.raft.set_randomized_election_timeout(timeout);
             node.tick()
@@ -571,6 +582,10 @@ impl Replicator for RaftReplicator {
             }
             _ => Ok(()),
         }
+    }
+
+    fn may_lead(&mut self, may: bool) {
+        self.may_lead = may;
     }
 
     fn transferring(&self) -> bool {

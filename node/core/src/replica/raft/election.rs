@@ -30,6 +30,11 @@ impl ElectionClock {
         Self { random: Random::new(seed), min, max, phase: None, elapsed: 0, timeout: min }
     }
 
+    /// The longest timeout there is.
+    pub(super) fn longest(&self) -> usize {
+        self.max.saturating_sub(1)
+    }
+
     /// The timeout for the next tick, given what raft-rs shows now.
     pub(super) fn timeout(&mut self, phase: Phase, elapsed: usize) -> usize {
         if self.phase != Some(phase) || elapsed < self.elapsed {
