@@ -64,7 +64,9 @@ impl Housekeeping {
             if skewed != told {
                 told = skewed;
                 match skewed {
-                    true => tracing::error!(off_ms = off, "ClockSkew: this node leads nothing until its clock is right"),
+                    true => {
+                        tracing::error!(off_ms = off, "ClockSkew: this node leads nothing until its clock is right")
+                    }
                     false => tracing::info!("the clock is right again"),
                 }
                 self.driver.views().for_each(|view| self.driver.input(view.shard, Input::MayLead(!skewed)));
