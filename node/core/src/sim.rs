@@ -12,6 +12,7 @@
 //!
 //! Left out: DDL jobs and the router's SQL, several shards on one log.
 
+pub mod bases;
 pub mod client;
 pub mod disk;
 pub mod engine;

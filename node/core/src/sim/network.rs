@@ -52,12 +52,15 @@ pub struct Weather {
     pub apply: (u64, u64),
     pub drop: u64,
     pub double: u64,
+    /// Packets that come seconds late.
+    pub late: u64,
     /// Shipped batches with a bit flipped on the way.
     pub corrupt: u64,
 }
 
 impl Weather {
-    pub const FAIR: Weather = Weather { delay: (1, 1), sync: (1, 1), apply: (1, 1), drop: 0, double: 0, corrupt: 0 };
+    pub const FAIR: Weather =
+        Weather { delay: (1, 1), sync: (1, 1), apply: (1, 1), drop: 0, double: 0, late: 0, corrupt: 0 };
 }
 
 /// See the module.
@@ -103,7 +106,8 @@ impl Network {
             return [None; 2];
         }
         let (min, max) = weather.delay;
-        let first = now + rng.range(min, max);
+        let late = if weather.late > 0 && rng.chance(weather.late) { rng.range(200, 3_000) } else { 0 };
+        let first = now + rng.range(min, max) + late;
         let second = (weather.double > 0 && rng.chance(weather.double)).then(|| now + rng.range(min, max * 2));
         [Some(first), second]
     }

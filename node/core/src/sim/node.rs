@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+#[cfg(test)]
+use quorate_shared::ids::Term;
 use quorate_shared::ids::{Index, NodeId, ReplicaId};
 
 use super::Rng;
@@ -16,6 +18,8 @@ use super::world::{Event, SHARD, WALL, World};
 use crate::bug::{Bug, planted};
 use crate::engine::Tree;
 use crate::error::{Fatal, Rejected};
+#[cfg(test)]
+use crate::log::HardState;
 use crate::log::{BaseRecord, LogEntry, LogRecord};
 use crate::machine::{Applied, Machine};
 use crate::mvcc;
@@ -198,9 +202,10 @@ impl World {
     fn open_parts(&mut self, id: u64) -> Result<(), Fatal> {
         let (now, seed, timing, protocol) = (self.now, self.seed, self.shape.timing, self.shape.protocol);
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        let tree: Arc<dyn Tree> = Arc::clone(&node.tree) as Arc<dyn Tree>;
         let log = node.store.reader();
         let base = log.bounds(SHARD).map_or_else(|| node.base.clone(), |b| b.base);
+        node.fill_engine(&base)?;
+        let tree: Arc<dyn Tree> = Arc::clone(&node.tree) as Arc<dyn Tree>;
         let machine = Machine::open(Arc::clone(&tree), &base)?;
         let applied = machine.state().applied();
         let mut effects = Vec::new();
@@ -307,6 +312,17 @@ impl World {
         if let Some(node) = self.node(id).filter(|n| n.up.is_none()) {
             node.tree = Arc::default();
         }
+    }
+
+    /// A stopped voter has seen a term far beyond the others'.
+    #[cfg(test)]
+    pub fn inflate_term(&mut self, id: u64, term: u64) {
+        let Some(node) = self.node(id).filter(|n| n.up.is_none()) else { return };
+        let opened = node.store.open();
+        assert!(matches!(opened, Ok(Opened::Whole)));
+        let hard = HardState { term: Term::new(term), vote: ReplicaId::NONE, commit: node.store.durable.hard.commit };
+        node.store.write(&[LogRecord::Hard(hard)]).unwrap();
+        node.store.finish();
     }
 
     /// Flips a bit of a stopped node's log, not in what was written last.

@@ -33,6 +33,8 @@ pub enum Fault {
     Transfer,
     DiskLow,
     Weather,
+    Trim,
+    Stranger,
 }
 
 const OPTIONAL: &[(Fault, u64)] = &[
@@ -51,6 +53,8 @@ const OPTIONAL: &[(Fault, u64)] = &[
     (Fault::Transfer, 4),
     (Fault::DiskLow, 2),
     (Fault::Weather, 4),
+    (Fault::Trim, 12),
+    (Fault::Stranger, 4),
 ];
 
 /// See the module.
@@ -76,6 +80,7 @@ fn weather(rng: &mut Rng, rough: bool) -> Weather {
         apply: (1, rng.range(1, slow)),
         drop: if rough { rng.range(0, 80) } else { 0 },
         double: if rough { rng.range(0, 50) } else { 0 },
+        late: if rough && rng.chance(400) { rng.range(1, 30) } else { 0 },
         corrupt: if rough && rng.chance(500) { rng.range(1, 20) } else { 0 },
     }
 }
@@ -187,6 +192,8 @@ impl Plan {
             }
             Fault::DiskLow => world.input(victim, Input::DiskLow(rng.chance(300))),
             Fault::Weather => world.weather = weather(rng, true),
+            Fault::Trim => world.trim(victim),
+            Fault::Stranger => world.meet_stranger(victim),
             _ => {}
         }
     }

@@ -6,10 +6,13 @@ use bytes::Bytes;
 use super::network::Packet;
 use super::node::{Part, Process};
 use super::world::{SHARD, World};
+use crate::entry::{self, Body, Entry};
+use crate::log::{LogEntry, Payload};
+use crate::ship::ShipBatch;
 use crate::ship::follow::Follower;
 use crate::ship::serve::{Committed, Sender};
 use crate::ship::{ReaderMessage, Refusal, ServerMessage};
-use quorate_shared::ids::{Epoch, NodeId};
+use quorate_shared::ids::{Epoch, NodeId, Timestamp};
 
 /// A stream this node serves.
 pub(super) struct Stream {
@@ -210,6 +213,40 @@ impl World {
         let message = ReaderMessage::Progress(follower.progress()).encode();
         self.checks.readonly.received(id, last);
         self.send(id, server, Packet::Ship { link, message });
+    }
+
+    /// A server of another epoch with the same number takes the place of the reader's: its history goes on differently.
+    pub fn meet_stranger(&mut self, id: u64) {
+        let Some(process) = self.process(id).filter(|p| p.pulling.is_some()) else { return };
+        let timestamp = process.machine.state().timestamp;
+        let Part::Follower(follower) = &process.part else { return };
+        let (pull, term) = (follower.pull(), follower.view().term);
+        let timestamp = Timestamp::from_raw(timestamp.raw() + (1 << 40));
+        let index = pull.index.next();
+        let bytes = Entry { index, previous: pull.chain, timestamp, body: Body::Empty }.encode();
+        let entry = LogEntry { index, term, payload: Payload::Entry, bytes };
+        let epoch = Epoch { number: pull.epoch.number, id: pull.epoch.id + 1 };
+        let chain = entry::chain(pull.chain, &entry);
+        let batch = ShipBatch {
+            shard: SHARD,
+            epoch,
+            entries: vec![entry],
+            last: index,
+            chain,
+            commit: index,
+            commit_term: term,
+        };
+        let mut taken = Ok(());
+        self.follow(id, |follower, effects| {
+            taken = follower.receive(batch, effects);
+            Ok(())
+        });
+        self.trace.note(self.now, id, "stranger", index.get(), u64::from(taken.is_ok()));
+        if taken.is_ok() {
+            self.checks.readonly.received(id, index);
+        } else {
+            self.hang_up(id);
+        }
     }
 
     fn refused(&mut self, id: u64, server: u64, refusal: &Refusal) {

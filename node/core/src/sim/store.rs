@@ -205,6 +205,21 @@ impl Store {
         }
     }
 
+    /// Nothing is on its way to the disk.
+    pub fn is_idle(&self) -> bool {
+        self.unsynced.is_empty() && self.log.is_some()
+    }
+
+    /// Lets the log begin after a base, durably.
+    pub fn trim(&mut self, base: &BaseRecord) -> Result<(), Fatal> {
+        let (Some(log), Some(reader)) = (&mut self.log, &self.reader) else { return Ok(()) };
+        log.trim(self.replica, base)?;
+        reader.remove_obsolete()?;
+        self.disk.finish(usize::MAX);
+        self.durable.add(&Step::Base(Box::new(base.clone())));
+        Ok(())
+    }
+
     fn close(&mut self) {
         (self.log, self.reader) = (None, None);
     }

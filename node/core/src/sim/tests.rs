@@ -1,7 +1,8 @@
 //! Seeds without a violation, each planted bug found, and every seed the same twice.
 
 use super::run::{Options, run};
-use crate::bug::BUGS;
+use crate::bug::{BUGS, Bug};
+use crate::replica::Protocol;
 
 /// `SIM_SEED=7` runs one, `SIM_SEED=100..200` many.
 fn seeds() -> std::ops::Range<u64> {
@@ -53,5 +54,35 @@ fn names_of_bugs() {
     for (bug, name) in BUGS {
         assert_eq!(crate::bug::Bug::named(name), Some(*bug));
         assert_eq!(bug.name(), *name);
+    }
+}
+
+/// Each planted bug is found. The search begins at a seed that finds it, and goes through all of them if that one does no
+/// longer: `cargo run --release -p quorate-core --example sim -- --all-bugs --seeds 0..2000` gives the first for each.
+#[test]
+fn every_planted_bug_is_found() {
+    let known = |bug: Bug| match bug {
+        Bug::ReadWithoutReadIndex => 22,
+        _ => 0,
+    };
+    for (bug, name) in BUGS {
+        let from = known(*bug);
+        let found = (from..2_000).chain(0..from).find(|seed| {
+            let options = Options { seed: *seed, bug: Some(*bug), ..Options::default() };
+            run(&options).violation.is_some()
+        });
+        assert!(found.is_some(), "{name} is not found");
+    }
+}
+
+#[test]
+fn seeds_of_paxos_are_clean_and_run_one_way() {
+    for seed in 0..30 {
+        let options = Options { seed, protocol: Protocol::Paxos, ..Options::default() };
+        let once = run(&options);
+        assert_eq!(once.violation, None, "seed {seed}");
+        if seed % 10 == 0 {
+            assert_eq!(once.trace, run(&options).trace, "seed {seed}");
+        }
     }
 }
