@@ -242,9 +242,14 @@ fn look_into_engine(
         }
     };
     let checkpoint = crate::store::engine::read_checkpoint(directory);
-    for (shard, replica) in reader.replicas() {
+    for (shard, _) in reader.replicas() {
         let Some(bounds) = reader.bounds(shard) else { continue };
-        match walk_tree(&opened, shard, replica, &bounds.base) {
+        let snapshots = crate::store::snapshots::directory(directory);
+        if let Ok(Some(_)) = snapshot::install::Mark::read(&RealDisk, &snapshots, shard) {
+            out.notes.push(format!("{shard} is being installed from a snapshot; its tree was not looked at"));
+            continue;
+        }
+        match walk_tree(&opened, shard, &bounds.base) {
             Ok((proof, found, damage)) => {
                 let flushed = checkpoint.get(&shard.to_string()).copied().unwrap_or(0);
                 if proof.applied.get() < flushed {
@@ -277,10 +282,9 @@ fn look_into_engine(
 fn walk_tree(
     engine: &SledEngine,
     shard: ShardId,
-    replica: ReplicaId,
     base: &BaseRecord,
 ) -> Result<(TreeProof, Vec<Mark>, Vec<Damage>), Fatal> {
-    let name = format!("{shard}-{replica}");
+    let name = shard.to_string();
     if !engine.tree_names().contains(&name) {
         return Err(Fatal::new("open the tree", format!("the engine has no tree {name}")));
     }

@@ -58,7 +58,7 @@ fn filled(path: &Path, entries: &[LogEntry]) -> Founding {
     log.sync().unwrap();
     let opened = trust::open_trusted(path, "boot", CACHE_BYTES).unwrap();
     for shard in crate::founding::SHARDS {
-        let tree = opened.engine.tree(&format!("{shard}-{R}")).unwrap();
+        let tree = opened.engine.tree(&shard.to_string()).unwrap();
         let mut machine = Machine::open(tree, &reader.bounds(shard).unwrap().base).unwrap();
         if shard == S1 {
             machine.apply(entries).unwrap();

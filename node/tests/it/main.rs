@@ -9,6 +9,7 @@ mod founding;
 mod golden;
 mod harness;
 mod kills;
+mod proving;
 mod proxy;
 mod reads;
 mod replica;
