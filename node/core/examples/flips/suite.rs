@@ -296,8 +296,19 @@ impl Scene {
         match self.content(&opened.engine) {
             Err((seen, why)) => (seen, why),
             Ok(content) if content == self.truth => (Seen::NoEffect, String::new()),
-            Ok(_) => (Seen::Missed, String::new()),
+            Ok(content) => (Seen::Missed, self.differs(&content)),
         }
+    }
+
+    /// By the first byte of the keys, how many are missing or other, and how many there are too many.
+    fn differs(&self, content: &[(Bytes, Bytes)]) -> String {
+        let kinds = |of: &[(Bytes, Bytes)], without: &[(Bytes, Bytes)]| {
+            let mut kinds: BTreeMap<u8, usize> = BTreeMap::new();
+            let without: std::collections::BTreeSet<_> = without.iter().collect();
+            of.iter().filter(|item| !without.contains(item)).for_each(|(k, _)| *kinds.entry(k[0]).or_default() += 1);
+            kinds
+        };
+        format!("lacks {:?}, has {:?}", kinds(&self.truth, content), kinds(content, &self.truth))
     }
 
     /// What is in the engine once the log is applied; or who noticed that it is damaged.
