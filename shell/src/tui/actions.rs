@@ -4,7 +4,9 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Model, Overlay, Page, Pane};
+use quorate_shared::status::NodeKind;
+
+use super::model::{Doing, Model, Overlay, Page, Pane};
 
 /// What an action does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +47,18 @@ pub enum Id {
     Later,
     /// Copy the command line that shows the same.
     Copy,
+    /// Hand the leadership of every shard to the selected node.
+    Switchover,
+    /// Make the selected replica a voter.
+    AddVoter,
+    /// Make the selected voter a replica.
+    Demote,
+    /// Take the selected node out of the cluster.
+    Remove,
+    /// Make the selected replica the first voter of a new epoch.
+    Promote,
+    /// Do what the plan says.
+    Confirm,
 }
 
 /// An entry of the table.
@@ -59,6 +73,8 @@ pub struct Action {
     pub help: &'static str,
     /// The command line that does or shows the same, if there is one.
     pub command: Option<&'static str>,
+    /// It cannot be taken back.
+    pub danger: bool,
     /// Whether it can be done now.
     pub enabled: fn(&Model) -> bool,
     /// Whether a key means it.
@@ -82,6 +98,13 @@ fn browsing(model: &Model) -> bool {
     model.overlay.is_none() && !typing(model)
 }
 
+/// What the selected node is, where it can be acted on: in the list of nodes, and in a node's details.
+fn selected(model: &Model) -> Option<NodeKind> {
+    let on_it = browsing(model) && model.page == Page::Cluster && model.pane == Pane::Nodes;
+    let node = model.cluster.picture.as_ref()?.nodes.get(model.node)?;
+    (on_it || model.overlay == Some(Overlay::Node)).then_some(node.kind)
+}
+
 /// The table, in the order of footer and help.
 pub const ACTIONS: &[Action] = &[
     Action {
@@ -90,6 +113,7 @@ pub const ACTIONS: &[Action] = &[
         label: "close",
         help: "Close what is on top.",
         command: None,
+        danger: false,
         enabled: |m| m.overlay.is_some(),
         matches: |k| plain(k, KeyCode::Esc) || plain(k, KeyCode::Char('q')) || plain(k, KeyCode::Char('?')),
     },
@@ -99,6 +123,7 @@ pub const ACTIONS: &[Action] = &[
         label: "run",
         help: "Run the statement when it ends with ';' (Ctrl-R or F5 at once); otherwise a new line.",
         command: Some("quorate -e 'SQL'"),
+        danger: false,
         enabled: |m| typing(m) && m.sql.running_since.is_none(),
         matches: |k| ctrl(k, 'r') || plain(k, KeyCode::F(5)),
     },
@@ -108,6 +133,7 @@ pub const ACTIONS: &[Action] = &[
         label: "cancel",
         help: "Cancel the running statement on the server.",
         command: None,
+        danger: false,
         enabled: |m| m.page == Page::Sql && m.sql.running_since.is_some() && !m.sql.cancelling,
         matches: |k| ctrl(k, 'c'),
     },
@@ -117,6 +143,7 @@ pub const ACTIONS: &[Action] = &[
         label: "cluster",
         help: "Topology, replication lag, problems.",
         command: Some("quorate status"),
+        danger: false,
         enabled: |m| m.overlay.is_none() && m.page != Page::Cluster,
         matches: |k| plain(k, KeyCode::F(1)),
     },
@@ -126,6 +153,7 @@ pub const ACTIONS: &[Action] = &[
         label: "SQL",
         help: "Write statements and see their results.",
         command: Some("quorate"),
+        danger: false,
         enabled: |m| m.overlay.is_none() && m.page != Page::Sql,
         matches: |k| plain(k, KeyCode::F(2)) || plain(k, KeyCode::Char('2')),
     },
@@ -135,6 +163,7 @@ pub const ACTIONS: &[Action] = &[
         label: "pane",
         help: "Go to the next pane.",
         command: None,
+        danger: false,
         enabled: |m| m.overlay.is_none(),
         matches: |k| plain(k, KeyCode::Tab),
     },
@@ -144,6 +173,7 @@ pub const ACTIONS: &[Action] = &[
         label: "back",
         help: "Go to the pane before.",
         command: None,
+        danger: false,
         enabled: |m| m.overlay.is_none(),
         matches: |k| k.code == KeyCode::BackTab,
     },
@@ -153,6 +183,7 @@ pub const ACTIONS: &[Action] = &[
         label: "up",
         help: "Move the selection or scroll up.",
         command: None,
+        danger: false,
         enabled: |m| !typing(m),
         matches: |k| plain(k, KeyCode::Up) || plain(k, KeyCode::Char('k')),
     },
@@ -162,6 +193,7 @@ pub const ACTIONS: &[Action] = &[
         label: "down",
         help: "Move the selection or scroll down.",
         command: None,
+        danger: false,
         enabled: |m| !typing(m),
         matches: |k| plain(k, KeyCode::Down) || plain(k, KeyCode::Char('j')),
     },
@@ -171,6 +203,7 @@ pub const ACTIONS: &[Action] = &[
         label: "details",
         help: "Everything known about the selected node.",
         command: Some("quorate status --json"),
+        danger: false,
         enabled: |m| browsing(m) && m.page == Page::Cluster && m.pane == Pane::Nodes && m.cluster.picture.is_some(),
         matches: |k| plain(k, KeyCode::Enter),
     },
@@ -180,6 +213,7 @@ pub const ACTIONS: &[Action] = &[
         label: "freeze",
         help: "Stop taking pictures, to read one; again to go on.",
         command: None,
+        danger: false,
         enabled: |m| browsing(m) && m.page == Page::Cluster,
         matches: |k| plain(k, KeyCode::Char(' ')),
     },
@@ -189,6 +223,7 @@ pub const ACTIONS: &[Action] = &[
         label: "copy command",
         help: "Copy the command line that shows the same.",
         command: None,
+        danger: false,
         enabled: browsing,
         matches: |k| plain(k, KeyCode::Char('y')),
     },
@@ -198,6 +233,7 @@ pub const ACTIONS: &[Action] = &[
         label: "earlier",
         help: "Bring back an earlier statement.",
         command: None,
+        danger: false,
         enabled: |m| typing(m) && !m.sql.history.is_empty(),
         matches: |k| ctrl(k, 'p'),
     },
@@ -207,6 +243,7 @@ pub const ACTIONS: &[Action] = &[
         label: "later",
         help: "Go to a later statement.",
         command: None,
+        danger: false,
         enabled: |m| typing(m) && m.sql.recall.is_some(),
         matches: |k| ctrl(k, 'n'),
     },
@@ -216,6 +253,7 @@ pub const ACTIONS: &[Action] = &[
         label: "help",
         help: "Show this help.",
         command: Some("quorate --help"),
+        danger: false,
         enabled: |m| m.overlay.is_none(),
         matches: |k| plain(k, KeyCode::F(10)),
     },
@@ -225,8 +263,69 @@ pub const ACTIONS: &[Action] = &[
         label: "quit",
         help: "Leave (Ctrl-Q from anywhere, also while typing).",
         command: None,
+        danger: false,
         enabled: browsing,
         matches: |k| plain(k, KeyCode::Char('q')),
+    },
+    Action {
+        id: Id::Confirm,
+        keys: "y",
+        label: "do it",
+        help: "Do what the plan on top says (Enter too, where it can be taken back).",
+        command: None,
+        danger: false,
+        enabled: |m| m.overlay == Some(Overlay::Action) && m.doing.as_ref().is_some_and(Doing::can_begin),
+        matches: |k| plain(k, KeyCode::Char('y')),
+    },
+    Action {
+        id: Id::Switchover,
+        keys: "S",
+        label: "switchover",
+        help: "Hand the leadership of every shard to the selected voter; shows the plan first.",
+        command: Some("quorate admin switchover --to NODE"),
+        danger: false,
+        enabled: |m| selected(m) == Some(NodeKind::Voter),
+        matches: |k| plain(k, KeyCode::Char('S')),
+    },
+    Action {
+        id: Id::AddVoter,
+        keys: "V",
+        label: "add voter",
+        help: "Make the selected replica a voter; shows the plan first.",
+        command: Some("quorate admin add-voter NODE"),
+        danger: false,
+        enabled: |m| selected(m) == Some(NodeKind::Replica),
+        matches: |k| plain(k, KeyCode::Char('V')),
+    },
+    Action {
+        id: Id::Demote,
+        keys: "D",
+        label: "demote",
+        help: "Make the selected voter a log-shipped replica; shows the plan first.",
+        command: Some("quorate admin demote NODE"),
+        danger: false,
+        enabled: |m| selected(m) == Some(NodeKind::Voter),
+        matches: |k| plain(k, KeyCode::Char('D')),
+    },
+    Action {
+        id: Id::Remove,
+        keys: "X",
+        label: "remove",
+        help: "Take the selected node, also a dead one, out of the cluster; shows the plan first.",
+        command: Some("quorate admin remove NODE"),
+        danger: true,
+        enabled: |m| selected(m).is_some(),
+        matches: |k| plain(k, KeyCode::Char('X')),
+    },
+    Action {
+        id: Id::Promote,
+        keys: "P",
+        label: "promote",
+        help: "Make the selected replica the first voter of a new, fenced epoch; shows what may be lost first.",
+        command: Some("quorate -h NODE admin promote"),
+        danger: true,
+        enabled: |m| selected(m) == Some(NodeKind::Replica),
+        matches: |k| plain(k, KeyCode::Char('P')),
     },
     Action {
         id: Id::Clear,
@@ -234,6 +333,7 @@ pub const ACTIONS: &[Action] = &[
         label: "clear",
         help: "Empty the statement being written.",
         command: None,
+        danger: false,
         enabled: |m| typing(m) && !m.sql.editor.is_empty(),
         matches: |k| ctrl(k, 'c'),
     },
@@ -243,10 +343,16 @@ pub const ACTIONS: &[Action] = &[
         label: "quit",
         help: "Leave, from anywhere.",
         command: None,
+        danger: false,
         enabled: |_| true,
         matches: |k| ctrl(k, 'q') || ctrl(k, 'c'),
     },
 ];
+
+/// Whether it begins a change of the cluster: in the footer only beside a node's details, in the help always.
+fn changes_cluster(id: Id) -> bool {
+    matches!(id, Id::Switchover | Id::AddVoter | Id::Demote | Id::Remove | Id::Promote)
+}
 
 /// Which action a key means now, if any.
 pub fn find(model: &Model, key: &KeyEvent) -> Option<Id> {
@@ -270,6 +376,7 @@ pub fn footer(model: &Model) -> impl Iterator<Item = &'static Action> {
     ACTIONS.iter().filter(move |a| {
         (a.enabled)(model)
             && !matches!(a.id, Id::Up | Id::Down | Id::PreviousPane)
+            && (!changes_cluster(a.id) || model.overlay == Some(Overlay::Node))
             && (a.id != Id::Interrupt || model_typing)
             && (a.id != Id::Interrupt || model.overlay != Some(Overlay::Help))
     })

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use quorate_shared::admin::{AdminAction, AdminOutcome, AdminPlan, StepState};
 use quorate_shared::error::WireError;
 use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, Verdict};
 use quorate_shared::value::Value;
@@ -52,6 +53,34 @@ pub enum Overlay {
     Help,
     /// Everything known about the selected node.
     Node,
+    /// A change of the cluster: its plan, then its steps and its outcome.
+    Action,
+}
+
+/// A change of the cluster, from its plan to its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doing {
+    /// What.
+    pub action: AdminAction,
+    /// The node that has to be asked itself, if it matters which.
+    pub at: Option<String>,
+    /// It cannot be taken back.
+    pub danger: bool,
+    /// What will be done, once a node has said so.
+    pub plan: Option<AdminPlan>,
+    /// The user has said yes.
+    pub confirmed: bool,
+    /// How far each step of the plan is, what is going on, and when (milliseconds since it began).
+    pub steps: Vec<Option<(StepState, String, u64)>>,
+    /// How it ended, or why nothing more is heard.
+    pub end: Option<Result<AdminOutcome, String>>,
+}
+
+impl Doing {
+    /// There is a plan that nothing stands against, and nobody has said yes yet.
+    pub fn can_begin(&self) -> bool {
+        !self.confirmed && self.end.is_none() && self.plan.as_ref().is_some_and(|plan| plan.refusals.is_empty())
+    }
 }
 
 /// The last answer to a statement.
@@ -122,6 +151,8 @@ pub struct Model {
     pub pane: Pane,
     /// On top of it.
     pub overlay: Option<Overlay>,
+    /// The change of the cluster that was last looked at.
+    pub doing: Option<Doing>,
     /// First line of the help that is shown.
     pub help_scroll: u16,
     /// Selected node, by position.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossterm::clipboard::CopyToClipboard;
 use crossterm::event::{self, DisableBracketedPaste, EnableBracketedPaste, Event};
 use crossterm::execute;
+use quorate_shared::admin::AdminAction;
 use quorate_shared::client::{CancelHandle, Client, ClientConfig, ClientError, Policy};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::url::Address;
@@ -65,9 +66,9 @@ pub async fn run(options: Options) -> std::io::Result<u8> {
     let pictures = tokio::spawn(take_pictures(options.client.clone(), tx.clone(), poll_rx));
     let (sql_tx, sql_rx) = mpsc::channel(1);
     let (cancel_tx, cancel_rx) = watch::channel(None);
-    let statements = tokio::spawn(run_statements(options.client, tx, sql_rx, cancel_tx));
+    let statements = tokio::spawn(run_statements(options.client.clone(), tx.clone(), sql_rx, cancel_tx));
 
-    let io = Io { poll: poll_tx, sql: sql_tx, cancel: cancel_rx };
+    let io = Io { poll: poll_tx, sql: sql_tx, cancel: cancel_rx, client: options.client, tx };
     let code = tokio::select! {
         code = drive(&mut terminal, model, rx, io) => code,
         _ = hangup.recv() => Ok(129),
@@ -97,6 +98,8 @@ struct Io {
     poll: watch::Sender<bool>,
     sql: mpsc::Sender<String>,
     cancel: watch::Receiver<Option<CancelHandle>>,
+    client: ClientConfig,
+    tx: mpsc::Sender<Msg>,
 }
 
 async fn drive(
@@ -136,12 +139,35 @@ async fn drive(
                         tokio::spawn(async move { handle.cancel().await });
                     }
                 }
+                Effect::Admin { action, dry_run, at } => {
+                    tokio::spawn(act(io.client.clone(), io.tx.clone(), action, dry_run, at));
+                }
                 Effect::Copy(text) => execute!(stdout(), CopyToClipboard::to_clipboard_from(text))?,
                 Effect::Poll(on) => {
                     io.poll.send_replace(on);
                 }
             }
         }
+    }
+}
+
+/// Changes the cluster, or asks for the plan, on a connection of its own.
+async fn act(mut config: ClientConfig, tx: mpsc::Sender<Msg>, action: AdminAction, dry_run: bool, at: Option<String>) {
+    config.database = None;
+    config.settings.clear();
+    config.policy = Policy::Stay;
+    if let Some(address) = at.and_then(|at| Address::parse(&at, quorate_shared::limits::PORT_DEFAULT).ok()) {
+        config.hosts = vec![address];
+    }
+    let said = tx.clone();
+    let heard = async {
+        let mut client = Client::connect(config).await?;
+        // A full inbox loses a step, and the next one shows how far it is.
+        client.admin(action, dry_run, |event| drop(said.try_send(Msg::Admin(Box::new(event.clone()))))).await
+    };
+    if let Err(error) = heard.await {
+        // Nobody looks any more when the inbox is gone.
+        let _ = tx.send(Msg::AdminLost(error.to_string())).await;
     }
 }
 

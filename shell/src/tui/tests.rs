@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
 use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::NodeId;
 use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, NodeStatus, Problem, ShardStatus, Verdict};
 use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::{Column, Done};
@@ -289,6 +291,50 @@ fn a_failed_statement_shows_message_detail_and_hint() {
     let error = WireError::new(Code::NotFound, "column \"emial\" does not exist").hint("did you mean \"email\"?");
     update(&mut model, Msg::Answer(Box::new(Answer { end: Err(error), rows: Vec::new(), ..answer(0) })));
     insta::assert_snapshot!("sql_error", screen(&model));
+}
+
+#[test]
+fn a_change_is_planned_confirmed_and_followed() {
+    let mut model = running((80, 24), false);
+    key(&mut model, KeyCode::Down);
+    let node = NodeId::new(2);
+    let action = AdminAction::Switchover { to: Some(node) };
+    let asked = key(&mut model, KeyCode::Char('S'));
+    assert_eq!(asked, [Effect::Admin { action: action.clone(), dry_run: true, at: None }]);
+    assert_eq!(key(&mut model, KeyCode::Enter), [], "there is no plan yet");
+    let plan = AdminPlan {
+        title: "hand leadership of s0, s1 from n1 to n2".into(),
+        steps: vec!["s1: n1 hands leadership to n2".into(), "verify".into()],
+        ..AdminPlan::default()
+    };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(plan.clone()))));
+    insta::assert_snapshot!("action_plan", screen(&model));
+    assert_eq!(key(&mut model, KeyCode::Enter), [Effect::Admin { action, dry_run: false, at: None }]);
+    assert_eq!(key(&mut model, KeyCode::Char('y')), [], "once is enough");
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(plan))));
+    let step = |step, state, detail: &str| AdminEvent::Step { step, state, detail: detail.into(), elapsed_ms: 12 };
+    update(&mut model, Msg::Admin(Box::new(step(0, StepState::Done, "n2 leads s1 in t4"))));
+    update(&mut model, Msg::Admin(Box::new(step(1, StepState::Running, "looks who leads"))));
+    let facts = vec![("write_gap_ms".to_owned(), "31".to_owned())];
+    let outcome = AdminOutcome { done: true, summary: "n2 leads s0, s1".into(), facts, ..AdminOutcome::default() };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Outcome(outcome))));
+    insta::assert_snapshot!("action_done", screen(&model));
+}
+
+#[test]
+fn what_cannot_be_taken_back_wants_its_own_key() {
+    let mut model = running((80, 24), false);
+    key(&mut model, KeyCode::Char('X'));
+    let plan = AdminPlan { title: "take n1 out of the cluster".into(), ..AdminPlan::default() };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(plan.clone()))));
+    assert_eq!(key(&mut model, KeyCode::Enter), []);
+    assert_eq!(key(&mut model, KeyCode::Char('y')).len(), 1);
+    key(&mut model, KeyCode::Esc);
+    key(&mut model, KeyCode::Char('X'));
+    let refused = AdminPlan { refusals: vec!["LastVoter: n1 is the only voter".into()], ..plan };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(refused))));
+    assert_eq!(key(&mut model, KeyCode::Char('y')), []);
+    assert!(screen(&model).contains("✗ refused: LastVoter"));
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
+use quorate_shared::admin::{AdminAction, AdminEvent};
+use quorate_shared::ids::NodeId;
 use quorate_shared::status::ClusterStatus;
 use ratatui_textarea::{CursorMove, TextArea};
 
 use super::actions::{self, ACTIONS, Id};
-use super::model::{Answer, Model, Overlay, Page, Pane, SAMPLES_MAX, SQL_HISTORY_MAX};
+use super::model::{Answer, Doing, Model, Overlay, Page, Pane, SAMPLES_MAX, SQL_HISTORY_MAX};
 
 /// What can happen.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ pub enum Msg {
     Answer(Box<Answer>),
     /// The client goes on at another node, or the like: one line to tell.
     Notice(String),
+    /// A change of the cluster says something.
+    Admin(Box<AdminEvent>),
+    /// Nothing more is heard of it, and why not.
+    AdminLost(String),
 }
 
 /// What the runner is to do.
@@ -41,6 +47,15 @@ pub enum Effect {
     Copy(String),
     /// Take pictures, or stop.
     Poll(bool),
+    /// Change the cluster, or only ask for the plan.
+    Admin {
+        /// What.
+        action: AdminAction,
+        /// Only the plan.
+        dry_run: bool,
+        /// Ask the node at this address; `None`: any.
+        at: Option<String>,
+    },
 }
 
 /// How long a message stays, in milliseconds.
@@ -79,6 +94,16 @@ pub fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             tell(model, text);
             Vec::new()
         }
+        Msg::Admin(event) => {
+            hear_action(model, *event);
+            Vec::new()
+        }
+        Msg::AdminLost(why) => {
+            if let Some(doing) = model.doing.as_mut().filter(|doing| doing.end.is_none()) {
+                doing.end = Some(Err(why));
+            }
+            Vec::new()
+        }
         Msg::Paste(text) => {
             if model.overlay.is_none() && model.page == Page::Sql {
                 model.pane = Pane::Editor;
@@ -106,6 +131,8 @@ fn act(model: &mut Model, id: Id) -> Vec<Effect> {
             model.help_scroll = 0;
         }
         Id::Close => model.overlay = None,
+        Id::Switchover | Id::AddVoter | Id::Demote | Id::Remove | Id::Promote => return plan_action(model, id),
+        Id::Confirm => return begin_action(model),
         Id::Cluster => {
             model.page = Page::Cluster;
             model.pane = Pane::Nodes;
@@ -144,6 +171,57 @@ fn act(model: &mut Model, id: Id) -> Vec<Effect> {
         }
     }
     Vec::new()
+}
+
+/// Asks for the plan of a change of the selected node.
+fn plan_action(model: &mut Model, id: Id) -> Vec<Effect> {
+    let selected = model.cluster.picture.as_ref().and_then(|picture| picture.nodes.get(model.node));
+    let Some((name, addr)) = selected.map(|node| (node.id.clone(), node.addr.clone())) else { return Vec::new() };
+    let Some(node) = name.strip_prefix('n').and_then(|n| n.parse().ok()).map(NodeId::new) else { return Vec::new() };
+    let action = match id {
+        Id::Switchover => AdminAction::Switchover { to: Some(node) },
+        Id::AddVoter => AdminAction::AddVoter { node },
+        Id::Demote => AdminAction::DemoteVoter { node },
+        Id::Remove => AdminAction::RemoveNode { node },
+        Id::Promote => AdminAction::Promote { accept_loss: true },
+        _ => return Vec::new(),
+    };
+    let at = (id == Id::Promote).then_some(addr);
+    let danger = ACTIONS.iter().any(|a| a.id == id && a.danger);
+    model.overlay = Some(Overlay::Action);
+    model.doing = Some(Doing {
+        action: action.clone(),
+        at: at.clone(),
+        danger,
+        plan: None,
+        confirmed: false,
+        steps: Vec::new(),
+        end: None,
+    });
+    vec![Effect::Admin { action, dry_run: true, at }]
+}
+
+/// The user has said yes to the plan.
+fn begin_action(model: &mut Model) -> Vec<Effect> {
+    let Some(doing) = model.doing.as_mut().filter(|doing| doing.can_begin()) else { return Vec::new() };
+    doing.confirmed = true;
+    vec![Effect::Admin { action: doing.action.clone(), dry_run: false, at: doing.at.clone() }]
+}
+
+fn hear_action(model: &mut Model, event: AdminEvent) {
+    let Some(doing) = &mut model.doing else { return };
+    match event {
+        AdminEvent::Plan(plan) => {
+            doing.steps = vec![None; plan.steps.len()];
+            doing.plan = Some(plan);
+        }
+        AdminEvent::Step { step, state, detail, elapsed_ms } => {
+            if let Some(slot) = doing.steps.get_mut(step as usize) {
+                *slot = Some((state, detail, elapsed_ms));
+            }
+        }
+        AdminEvent::Outcome(outcome) => doing.end = Some(Ok(outcome)),
+    }
 }
 
 /// The panes of a page, in order.
@@ -218,6 +296,10 @@ fn recall(model: &mut Model, earlier: bool) {
 
 /// Keys that no action claims: text of the statement, scrolling of the result.
 fn type_key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
+    if model.overlay == Some(Overlay::Action) && key.code == KeyCode::Enter {
+        // What cannot be taken back wants its own key.
+        return if model.doing.as_ref().is_some_and(|doing| !doing.danger) { begin_action(model) } else { Vec::new() };
+    }
     if model.overlay.is_some() || model.page != Page::Sql {
         return Vec::new();
     }

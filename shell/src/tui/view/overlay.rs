@@ -1,5 +1,7 @@
-//! What lies on top of a page: help, a node's details.
+//! What lies on top of a page: help, a node's details, a change of the cluster.
 
+use quorate_shared::admin::StepState;
+use quorate_shared::status::Verdict;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
 use ratatui::text::{Line, Span};
@@ -15,6 +17,7 @@ pub fn draw(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
         None => {}
         Some(Overlay::Help) => help(model, theme, frame, area),
         Some(Overlay::Node) => node(model, theme, frame, area),
+        Some(Overlay::Action) => action(model, theme, frame, area),
     }
 }
 
@@ -89,4 +92,74 @@ fn node(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
     frame.render_widget(Clear, cell);
     let block = Block::bordered().title(format!(" {} ", node.id)).border_style(theme.accent());
     frame.render_widget(Paragraph::new(lines).block(block).wrap(Wrap { trim: false }), cell);
+}
+
+/// A change of the cluster: what will be done and what stands against it, then how it goes.
+fn action(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
+    let Some(doing) = &model.doing else { return };
+    let mut lines = Vec::new();
+    match &doing.plan {
+        None if doing.end.is_none() => lines.push(Line::from(" asks for the plan …")),
+        None => {}
+        Some(plan) => {
+            lines.push(Line::from(Span::styled(format!(" {}", plan.title), theme.head())));
+            for (number, step) in plan.steps.iter().enumerate() {
+                lines.extend(step_lines(theme, number, step, doing.steps.get(number).and_then(Option::as_ref)));
+            }
+            let remark = |glyph: &str, verdict, text: &String| {
+                Line::from(Span::styled(format!(" {glyph} {text}"), theme.verdict(verdict)))
+            };
+            lines.extend(plan.warnings.iter().map(|text| remark("!", Verdict::Warning, text)));
+            lines.extend(plan.refusals.iter().map(|text| remark("✗ refused:", Verdict::Critical, text)));
+        }
+    }
+    match &doing.end {
+        Some(Ok(outcome)) => {
+            let (glyph, verdict) = if outcome.done { ("●", Verdict::Ok) } else { ("✗", Verdict::Critical) };
+            let style = theme.verdict(verdict);
+            lines.push(Line::from(Span::styled(format!(" {glyph} {}", outcome.summary), style)));
+            lines.extend(outcome.facts.iter().map(|(name, value)| {
+                Line::from(vec![Span::styled(format!("   {name:<14}"), theme.dim()), Span::raw(value.clone())])
+            }));
+        }
+        Some(Err(why)) => {
+            lines.push(Line::from(Span::styled(format!(" ✗ {why}"), theme.verdict(Verdict::Critical))));
+        }
+        None if doing.can_begin() && doing.danger => {
+            lines.push(Line::from(Span::styled(" y does it; it cannot be taken back. Esc leaves it.", theme.head())));
+        }
+        None if doing.can_begin() => {
+            lines.push(Line::from(Span::styled(" Enter or y does it. Esc leaves it.", theme.head())));
+        }
+        None => {}
+    }
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(4);
+    let cell = centered(area, 90, height);
+    frame.render_widget(Clear, cell);
+    let block = Block::bordered().title(format!(" {} ", doing.action.name())).border_style(theme.accent());
+    frame.render_widget(Paragraph::new(lines).block(block).wrap(Wrap { trim: false }), cell);
+}
+
+/// A step, and what is said of it.
+fn step_lines<'a>(
+    theme: &Theme,
+    number: usize,
+    step: &'a str,
+    said: Option<&'a (StepState, String, u64)>,
+) -> Vec<Line<'a>> {
+    let (glyph, style) = match said.map(|(state, ..)| *state) {
+        None => (" ", theme.dim()),
+        Some(StepState::Running) => ("…", theme.accent()),
+        Some(StepState::Done) => ("✓", theme.verdict(Verdict::Ok)),
+        Some(StepState::Failed) => ("✗", theme.verdict(Verdict::Critical)),
+    };
+    let mut lines = vec![Line::from(vec![
+        Span::styled(format!(" {glyph} {}. ", number + 1), style),
+        Span::raw(step),
+        Span::styled(said.map_or_else(String::new, |(_, _, ms)| format!("  {}", text::duration(*ms))), theme.dim()),
+    ])];
+    if let Some((_, detail, _)) = said.filter(|(_, detail, _)| !detail.is_empty()) {
+        lines.push(Line::from(Span::styled(format!("      {detail}"), theme.dim())));
+    }
+    lines
 }
