@@ -100,7 +100,7 @@ fn a_switchover_under_load_fails_no_write_and_lasts_a_blink() {
 #[test]
 fn a_switchover_is_refused_by_name_and_changes_nothing() {
     let cluster = TestCluster::started(3, 1);
-    let master = cluster.master();
+    let master = cluster.settled();
     let mut sql = Sql::on(&cluster.nodes[&master]);
     assert!(sql.refused(switchover(9)).starts_with("UnknownNode: n9"));
     assert!(sql.refused(switchover(master)).starts_with("AlreadyLeader: "));
