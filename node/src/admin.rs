@@ -233,6 +233,7 @@ fn shard_status(gathered: &Gathered, id: ShardId) -> ShardStatus {
     if leading.is_none() {
         status.term = copies.iter().filter_map(|(_, shard)| shard.status.term).max();
         status.commit = copies.iter().filter_map(|(_, shard)| shard.status.commit).max();
+        status.replicator = copies.iter().find_map(|(_, shard)| shard.status.replicator.clone());
     }
     for node in gathered.known_nodes() {
         let name = node.node.to_string();
@@ -255,6 +256,7 @@ fn shard_status(gathered: &Gathered, id: ShardId) -> ShardStatus {
 /// A leader whom no quorum has confirmed lately does not know how far behind anybody is.
 fn unconfirmed(mut status: ShardStatus) -> ShardStatus {
     status.leader = None;
+    status.queue = None;
     for member in &mut status.members {
         member.lag_entries = None;
         member.lag_bytes = None;

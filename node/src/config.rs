@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use quorate_core::replica::{Protocol, paxos};
 use quorate_shared::ids::NodeId;
 use quorate_shared::limits::PORT_DEFAULT;
 use quorate_shared::status::NodeKind;
@@ -59,6 +60,8 @@ pub struct RawConfig {
     pub advertise: Option<String>,
     /// Run as a log-shipped replica of these nodes.
     pub replica_of: Option<RawList>,
+    /// What orders the cluster's entries: `raft` or `paxos`.
+    pub replicator: Option<String>,
     /// Listen beyond loopback without authentication.
     pub insecure: Option<bool>,
     /// Log filter, e.g. `info` or `quorate_node=debug`.
@@ -84,13 +87,14 @@ pub struct RawConfig {
 }
 
 /// The names of [`RawConfig`]'s fields.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 18] = [
     "id",
     "data",
     "listen",
     "http",
     "advertise",
     "replica_of",
+    "replicator",
     "insecure",
     "log",
     "log_format",
@@ -161,6 +165,7 @@ impl RawConfig {
             "http" => self.http = text(),
             "advertise" => self.advertise = text(),
             "replica_of" => self.replica_of = Some(RawList::Text(value.into())),
+            "replicator" => self.replicator = text(),
             "insecure" => {
                 self.insecure = Some(match value {
                     "1" | "true" | "yes" | "on" => true,
@@ -193,6 +198,7 @@ impl RawConfig {
             http: over.http.or(self.http),
             advertise: over.advertise.or(self.advertise),
             replica_of: over.replica_of.or(self.replica_of),
+            replicator: over.replicator.or(self.replicator),
             insecure: over.insecure.or(self.insecure),
             log: over.log.or(self.log),
             log_format: over.log_format.or(self.log_format),
@@ -232,6 +238,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Voter or replica, with whom.
     pub role: Role,
+    /// What orders the entries of a cluster that is founded with this node; `None`: what it was founded with, or raft.
+    pub replicator: Option<Protocol>,
     /// Listening beyond loopback was asked for.
     pub insecure: bool,
     /// Log filter.
@@ -383,6 +391,29 @@ fn role(raw: &RawConfig, node: NodeId) -> Result<Role, ConfigError> {
     }
 }
 
+/// What a voter asks to have its cluster founded with.
+fn replicator(raw: &RawConfig, role: &Role) -> Result<Option<Protocol>, ConfigError> {
+    let Some(name) = &raw.replicator else { return Ok(None) };
+    let protocol: Protocol = name.parse().map_err(|e| ConfigError(format!("replicator: `{name}`: {e}")))?;
+    match role {
+        Role::Replica(_) => Err(ConfigError(
+            "--replicator is for voters; a replica by --replica-of takes the entries as they come".into(),
+        )),
+        Role::Voter(peers) if protocol == Protocol::Paxos && peers.len() < 2 => Err(ConfigError(
+            "the paxos replicator needs at least two voters; one voter alone runs with raft (leave --replicator out)"
+                .into(),
+        )),
+        Role::Voter(peers) if protocol == Protocol::Paxos && peers.len() as u64 > paxos::VOTERS_MAX => {
+            Err(ConfigError(format!(
+                "the paxos replicator takes at most {} voters; --peers lists {}",
+                paxos::VOTERS_MAX,
+                peers.len()
+            )))
+        }
+        Role::Voter(_) => Ok(Some(protocol)),
+    }
+}
+
 impl TryFrom<RawConfig> for Config {
     type Error = ConfigError;
 
@@ -393,6 +424,7 @@ impl TryFrom<RawConfig> for Config {
         }
         let node = NodeId::new(id);
         let role = role(&raw, node)?;
+        let replicator = replicator(&raw, &role)?;
         let insecure = raw.insecure.unwrap_or(false);
         let listen = match (&raw.listen, &role) {
             (Some(listen), _) => listen.clone(),
@@ -433,6 +465,7 @@ impl TryFrom<RawConfig> for Config {
             http: raw.http,
             advertise: raw.advertise,
             role,
+            replicator,
             insecure,
             log: raw.log.unwrap_or_else(|| "info".into()),
             log_json,
@@ -465,6 +498,7 @@ impl fmt::Display for Config {
             http: self.http.clone(),
             advertise: self.advertise.clone(),
             replica_of,
+            replicator: self.replicator.map(|protocol| protocol.name().into()),
             insecure: Some(self.insecure),
             log: Some(self.log.clone()),
             log_format: Some(if self.log_json { "json" } else { "text" }.into()),
@@ -491,6 +525,19 @@ mod tests {
 
     fn refused(raw: RawConfig) -> String {
         Config::try_from(raw).expect_err("refused").0
+    }
+
+    #[test]
+    fn a_replicator_is_named_by_voters_who_can_have_it() {
+        let asked = |name: &str, raw: RawConfig| RawConfig { replicator: Some(name.into()), ..raw };
+        assert!(refused(asked("paxos", voter())).contains("at least two voters"));
+        assert!(refused(asked("zab", voter())).contains("raft and paxos"));
+        let replica =
+            RawConfig { id: Some(4), replica_of: Some(RawList::Text("127.0.0.1:7001".into())), ..RawConfig::default() };
+        assert!(refused(asked("paxos", replica)).contains("for voters"));
+        let two = RawConfig { peers: Some(RawPeers::Text("1=127.0.0.1:7001,2=127.0.0.1:7002".into())), ..voter() };
+        assert_eq!(Config::try_from(asked("paxos", two.clone())).unwrap().replicator, Some(Protocol::Paxos));
+        assert_eq!(Config::try_from(two).unwrap().replicator, None);
     }
 
     #[test]

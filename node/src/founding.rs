@@ -1,7 +1,7 @@
 //! Founding: how the listed voters become a cluster, once.
 //!
 //! The voter with the lowest id founds, and only when every listed peer has answered in one round that it is empty and
-//! that it was started with the same list. The record has each data directory's nonce: a listed peer whose nonce is in it
+//! that it was started with the same list and the same replicator. The record has each data directory's nonce: a listed peer whose nonce is in it
 //! finishes joining, also after a crash. A voter whose directory is another than the recorded one has lost its log: it
 //! neither votes nor acknowledges, and founds nothing. So wiped voters never form a new cluster beside one that remains.
 //!
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use quorate_core::log::{BaseRecord, Log, LogRecord, Membership};
+use quorate_core::replica::Protocol;
 use quorate_shared::ids::{ClusterId, Epoch, NodeId, Nonce, ReplicaId, ShardId};
 
 use crate::peers::Peers;
@@ -41,6 +42,7 @@ pub fn judge(
     me: NodeId,
     nonce: Nonce,
     voters: &[NodeId],
+    replicator: Protocol,
     answers: &BTreeMap<NodeId, Result<Answer, String>>,
 ) -> Verdict {
     let mut waiting: Vec<String> = Vec::new();
@@ -74,6 +76,11 @@ pub fn judge(
             }
         } else if !same_set(&answer.voters, voters) {
             waiting.push(format!("{node} was started with another list of voters: {}", names(&answer.voters)));
+        } else if answer.replicator != replicator {
+            waiting.push(format!(
+                "{node} was started for the {} replicator, this node for {replicator}",
+                answer.replicator
+            ));
         } else {
             empty.push((*node, answer.nonce));
         }
@@ -95,7 +102,7 @@ fn same_set(a: &[NodeId], b: &[NodeId]) -> bool {
 }
 
 /// A new cluster's record.
-pub fn mint(members: Vec<(NodeId, Nonce)>) -> Result<Founding, StoreError> {
+pub fn mint(members: Vec<(NodeId, Nonce)>, replicator: Protocol) -> Result<Founding, StoreError> {
     let id = random_bytes()?;
     let mut members: Vec<Member> =
         members.into_iter().map(|(node, nonce)| Member { node, nonce, replica: ReplicaId::new(node.get()) }).collect();
@@ -103,7 +110,7 @@ pub fn mint(members: Vec<(NodeId, Nonce)>) -> Result<Founding, StoreError> {
     let random = random_bytes()?;
     let epoch =
         u64::from_le_bytes([random[0], random[1], random[2], random[3], random[4], random[5], random[6], random[7]]);
-    Ok(Founding { cluster: ClusterId(id), epoch: Epoch { number: 1, id: epoch }, members })
+    Ok(Founding { cluster: ClusterId(id), epoch: Epoch { number: 1, id: epoch }, members, replicator })
 }
 
 /// The point at which a shard's log begins in a new cluster.
@@ -133,6 +140,7 @@ pub async fn agree(
     me: NodeId,
     nonce: Nonce,
     voters: &BTreeMap<NodeId, String>,
+    replicator: Protocol,
     state: impl Fn(String),
 ) -> Verdict {
     let ids: Vec<NodeId> = voters.keys().copied().collect();
@@ -145,7 +153,7 @@ pub async fn agree(
                 .await
                 .into_iter()
                 .collect();
-        match judge(me, nonce, &ids, &answers) {
+        match judge(me, nonce, &ids, replicator, &answers) {
             Verdict::Wait(why) => {
                 if why != told {
                     tracing::info!("no cluster yet: {why}");
@@ -172,15 +180,23 @@ mod tests {
     }
     fn empty(id: u8) -> Result<Answer, String> {
         let voters = vec![n(3), n(2), n(1)];
-        Ok(Answer { node: n(id.into()), nonce: nonce(id), voters, founding: None, master: None, nodes: vec![] })
+        Ok(Answer {
+            node: n(id.into()),
+            nonce: nonce(id),
+            voters,
+            founding: None,
+            master: None,
+            nodes: vec![],
+            replicator: Protocol::Raft,
+        })
     }
     fn founded(id: u8) -> Result<Answer, String> {
-        let founding = mint(vec![(n(1), nonce(1)), (n(2), nonce(2)), (n(3), nonce(3))]).unwrap();
+        let founding = mint(vec![(n(1), nonce(1)), (n(2), nonce(2)), (n(3), nonce(3))], Protocol::Raft).unwrap();
         empty(id).map(|a| Answer { founding: Some(founding), ..a })
     }
     fn round(me: u8, my_nonce: u8, answers: [(u64, Result<Answer, String>); 2]) -> Verdict {
         let answers = answers.into_iter().map(|(id, a)| (n(id), a)).collect();
-        judge(n(me.into()), nonce(my_nonce), &[n(1), n(2), n(3)], &answers)
+        judge(n(me.into()), nonce(my_nonce), &[n(1), n(2), n(3)], Protocol::Raft, &answers)
     }
 
     #[test]
@@ -211,6 +227,9 @@ mod tests {
     fn other_lists_and_swapped_addresses_found_nothing() {
         let other = empty(2).map(|a| Answer { voters: vec![n(1), n(2)], ..a });
         assert!(matches!(round(1, 1, [(2, other), (3, empty(3))]), Verdict::Wait(_)));
+        let other = empty(2).map(|a| Answer { replicator: Protocol::Paxos, ..a });
+        let Verdict::Wait(why) = round(1, 1, [(2, other), (3, empty(3))]) else { panic!("waits") };
+        assert!(why.contains("n2 was started for the paxos replicator, this node for raft"), "{why}");
         assert!(matches!(round(1, 1, [(2, empty(3)), (3, empty(3))]), Verdict::Wait(_)));
     }
 }

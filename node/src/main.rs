@@ -101,6 +101,9 @@ struct StartArgs {
     /// Say whether the configuration is valid, and end.
     #[arg(long)]
     check_config: bool,
+    /// What orders the entries of a new cluster: raft or paxos. Every voter gives the same [default: raft].
+    #[arg(long, value_name = "NAME")]
+    replicator: Option<String>,
     /// Print the configuration in effect, and end.
     #[arg(long)]
     print_config: bool,
@@ -151,6 +154,7 @@ impl StartArgs {
             http: self.http.clone(),
             advertise: self.advertise.clone(),
             replica_of: self.replica_of.clone().map(RawList::Text),
+            replicator: self.replicator.clone(),
             insecure: self.insecure.then_some(true),
             log: self.log.clone(),
             log_format: self.log_format.clone(),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use quorate_core::error::Rejected;
+use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
 use quorate_core::ship::ShipProgress;
 use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
@@ -109,6 +110,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     };
     if config.kind() == NodeKind::Voter {
         directory.check_voters(&voters.keys().copied().collect::<Vec<_>>())?;
+        directory.check_replicator(config.replicator)?;
     }
     let listener = listen(&config.listen).await?;
     let http = match &config.http {
@@ -258,6 +260,7 @@ fn assemble(
         node: config.node,
         nonce,
         voters: voters.keys().copied().collect(),
+        replicator: config.replicator.unwrap_or_default(),
         forwarder: forwarder.clone(),
         reports: reports.clone(),
         runner: Runner::new(config.node, forwarder.clone(), peers.clone(), reports.clone()),
@@ -315,8 +318,9 @@ async fn form(
     if directory.founding().is_none() {
         let founding = match &config.role {
             Role::Voter(_) => {
-                match founding::agree(&parts.peers, config.node, directory.nonce(), voters, waits).await {
-                    Verdict::Found(members) => founding::mint(members)?,
+                let replicator = config.replicator.unwrap_or_default();
+                match founding::agree(&parts.peers, config.node, directory.nonce(), voters, replicator, waits).await {
+                    Verdict::Found(members) => founding::mint(members, replicator)?,
                     Verdict::Join(founding) => founding,
                     Verdict::Lost(why, founding) => return Ok(lost(parts, why, &Arc::new(*founding))),
                     Verdict::Wait(why) => return Err(NodeError::Failed(why)),
@@ -327,7 +331,9 @@ async fn form(
         let member = founding.members.iter().find(|m| m.node == config.node && config.kind() == NodeKind::Voter);
         let replica = member.map_or(ReplicaId::NONE, |m| m.replica);
         crate::store::engine::begin(directory, &founding, replica, config.retention.segment_bytes)?;
-        tracing::info!(cluster = %founding.cluster, voters = founding.members.len(), "belongs to a cluster");
+        let Founding { cluster, replicator, members, .. } = &founding;
+        tracing::info!(%cluster, %replicator, voters = members.len(), "belongs to a cluster");
+        directory.check_replicator(config.replicator)?;
     }
     let Some(founding) = directory.founding().cloned() else {
         return Err(NodeError::Failed("the founding record has vanished".into()));
@@ -622,6 +628,7 @@ struct Events {
     node: NodeId,
     nonce: Nonce,
     voters: Vec<NodeId>,
+    replicator: Protocol,
     forwarder: Arc<Forwarder>,
     reports: Arc<NodeReports>,
     runner: Arc<Runner>,
@@ -682,6 +689,14 @@ impl PeerEvents for Events {
         }
     }
 
+    fn disconnected(&self, peer: NodeId) {
+        let (Some(driver), Some(founding)) = (self.forwarder.driver(), self.founding.get()) else { return };
+        let Some(peer) = founding.members.iter().find(|m| m.node == peer).map(|m| m.replica) else { return };
+        for view in driver.views() {
+            driver.input(view.shard, Input::Disconnected { peer });
+        }
+    }
+
     fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>) {
         for request in requests {
             match (self.forwarder.driver(), &request.body) {
@@ -709,6 +724,7 @@ impl PeerEvents for Events {
             founding: self.founding.get().map(|f| (**f).clone()),
             master: router.master(),
             nodes: router.nodes(),
+            replicator: self.replicator,
         }
     }
 

@@ -44,6 +44,9 @@ const CONNECT_WAIT: Duration = Duration::from_millis(300);
 pub trait PeerEvents: Send + Sync + 'static {
     /// Messages of other replicas, checked to be for ours.
     fn consensus(&self, messages: Vec<(ShardId, Input)>);
+    /// A consensus connection from or to a node has ended or begun, or the queue in front of it was full: messages may
+    /// be lost.
+    fn disconnected(&self, peer: NodeId);
     /// Requests of another node, each answered through `answers` unless its id is 0.
     fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>);
     /// Who this node is and what it knows.
@@ -225,11 +228,19 @@ impl Peers {
     pub fn send(&self, to: NodeId, envelope: &Envelope) {
         match read(&self.consensus).get(&to) {
             Some(outbox) => {
-                outbox.push_quietly(envelope);
+                if !outbox.push_quietly(envelope) && outbox.first_drop() {
+                    self.disconnected(to);
+                }
             }
             None => {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    fn disconnected(&self, peer: NodeId) {
+        if let Some(events) = read(&self.events).as_ref() {
+            events.disconnected(peer);
         }
     }
 
@@ -255,6 +266,7 @@ impl Peers {
                 let (mut reader, writer) = stream.into_split();
                 pause = BACKOFF.0;
                 outbox.open();
+                self.disconnected(node);
                 // Nothing comes back on this channel: reading only notices its end.
                 let mut nothing = BytesMut::new();
                 tokio::select! {
@@ -266,7 +278,10 @@ impl Peers {
                 () = self.stop.cancelled() => return,
                 ended = attempt => ended,
             };
-            outbox.close();
+            if outbox.is_open() {
+                outbox.close();
+                self.disconnected(node);
+            }
             if let Err(why) = ended {
                 tracing::debug!(peer = %node, %why, "consensus connection is down");
             }
@@ -513,7 +528,11 @@ impl Peers {
         frame::write(&mut stream, &Greeting::PeerWelcome { node: self.me, nonce: self.nonce }).await?;
         let buffer = BytesMut::new();
         match hello.channel {
-            PeerChannel::Consensus => self.receive_consensus(stream, buffer, hello.node).await,
+            PeerChannel::Consensus => {
+                let ended = self.receive_consensus(stream, buffer, hello.node).await;
+                self.disconnected(hello.node);
+                ended
+            }
             PeerChannel::Requests => self.receive_requests(stream, buffer, hello.node).await,
             PeerChannel::Founding => self.receive_questions(stream, buffer).await,
             PeerChannel::Shipping => {

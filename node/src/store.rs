@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use quorate_core::replica::Protocol;
 use quorate_shared::ids::{NodeId, Nonce};
 use quorate_shared::status::NodeKind;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,16 @@ pub enum StoreError {
         /// From the directory.
         stored: String,
     },
+    /// Its cluster was founded with another replicator.
+    #[error("--replicator {given}, but cluster {cluster} was founded with {stored}; it cannot be changed")]
+    OtherReplicator {
+        /// Its cluster.
+        cluster: String,
+        /// From the command line.
+        given: Protocol,
+        /// From the founding record.
+        stored: Protocol,
+    },
     /// The identity cannot be understood.
     #[error("{path} cannot be read: {why}")]
     Damaged {
@@ -129,6 +140,20 @@ pub struct FoundingRecord {
     pub epoch_id: u64,
     /// Its voters when founded.
     pub members: Vec<MemberRecord>,
+    /// What orders its entries; clusters founded before there was a choice have raft.
+    #[serde(default)]
+    pub replicator: Replicator,
+}
+
+/// [`Protocol`] as people write it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replicator {
+    /// raft-rs.
+    #[default]
+    Raft,
+    /// OmniPaxos.
+    Paxos,
 }
 
 /// A voter of a [`FoundingRecord`].
@@ -187,6 +212,10 @@ impl FoundingRecord {
                 .iter()
                 .map(|m| MemberRecord { node: m.node, nonce: m.nonce, replica: m.replica })
                 .collect(),
+            replicator: match founding.replicator {
+                Protocol::Raft => Replicator::Raft,
+                Protocol::Paxos => Replicator::Paxos,
+            },
         }
     }
 
@@ -199,6 +228,10 @@ impl FoundingRecord {
                 .iter()
                 .map(|m| crate::peers::message::Member { node: m.node, nonce: m.nonce, replica: m.replica })
                 .collect(),
+            replicator: match self.replicator {
+                Replicator::Raft => Protocol::Raft,
+                Replicator::Paxos => Protocol::Paxos,
+            },
         })
     }
 }
@@ -288,6 +321,16 @@ impl Directory {
             given: names(&given),
             stored: names(&stored),
         })
+    }
+
+    /// Refuses another replicator than the one the cluster was founded with.
+    pub fn check_replicator(&self, given: Option<Protocol>) -> Result<(), StoreError> {
+        match (&self.founding, given) {
+            (Some(Founding { replicator: stored, cluster, .. }), Some(given)) if *stored != given => {
+                Err(StoreError::OtherReplicator { cluster: cluster.to_string(), given, stored: *stored })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Records the cluster, durably. The log has its base records by then.
@@ -420,11 +463,15 @@ mod tests {
             cluster: ClusterId([7; 16]),
             epoch: Epoch { number: 1, id: 99 },
             members: vec![Member { node: n(1), nonce: directory.nonce(), replica: ReplicaId::new(1) }],
+            replicator: Protocol::Paxos,
         };
         directory.found(founding.clone()).unwrap();
         drop(directory);
         let directory = Directory::open(tmp.path(), n(1), NodeKind::Voter).unwrap();
         assert_eq!(directory.founding(), Some(&founding));
+        assert!(directory.check_replicator(None).is_ok() && directory.check_replicator(Some(Protocol::Paxos)).is_ok());
+        let error = directory.check_replicator(Some(Protocol::Raft)).expect_err("another").to_string();
+        assert!(error.contains("--replicator raft") && error.contains("founded with paxos"), "{error}");
         assert!(directory.check_voters(&[n(1)]).is_ok());
         let error = directory.check_voters(&[n(1), n(2)]).expect_err("other voters").to_string();
         assert!(error.contains("lists n1, n2") && error.contains("are n1"), "{error}");

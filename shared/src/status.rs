@@ -138,6 +138,12 @@ pub struct ShardStatus {
     pub log_bytes: Option<u64>,
     /// Its replicas, voters first.
     pub members: Vec<MemberStatus>,
+    /// What orders its entries: `raft` or `paxos`.
+    #[serde(default)]
+    pub replicator: Option<String>,
+    /// Requests that its leader has accepted and not answered yet.
+    #[serde(default)]
+    pub queue: Option<u64>,
 }
 
 /// One replica of a shard, as its leader sees it.

@@ -210,6 +210,8 @@ impl Lag {
             chain: (subject.applied.index == commit).then(|| subject.applied.chain.to_string()),
             log_bytes: subject.log.bounds(subject.shard).map(|b| b.bytes),
             members: Vec::new(),
+            replicator: None,
+            queue: None,
         };
         let progress = replicator.progress(now);
         for (replica, node) in subject.membership.nodes() {

@@ -363,7 +363,11 @@ impl Shard {
             log: &*self.log,
             applied: &self.applied,
         };
-        self.lag.status(&subject, now, wall)
+        ShardStatus {
+            replicator: Some(self.config.protocol.name().into()),
+            queue: Some(self.in_flight() as u64),
+            ..self.lag.status(&subject, now, wall)
+        }
     }
 
     /// The node of a member, as far as this replica has applied the log.

@@ -69,6 +69,8 @@ fn leader(shard: u64) -> ShardReport {
         commit: Some(110),
         confirmed: true,
         chain: Some("00ff".into()),
+        replicator: Some("raft".into()),
+        queue: Some(0),
         log_bytes: Some(4096),
         members: vec![member(4, 0), member(2, 0), member(1, 0), member(3, 0)],
         ..ShardStatus::default()

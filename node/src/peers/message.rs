@@ -9,6 +9,7 @@ use bytes::Bytes;
 use quorate_core::error::Rejected;
 use quorate_core::lag::ReaderReport;
 use quorate_core::proposal::{Proposal, WriteResult};
+use quorate_core::replica::Protocol;
 use quorate_shared::error::WireError;
 use quorate_shared::ids::{ClusterId, Epoch, Index, NodeId, Nonce, ReplicaId, ShardId, Term};
 use quorate_shared::wire::NodeAddress;
@@ -174,6 +175,8 @@ pub struct Founding {
     pub epoch: Epoch,
     /// Its voters, by node id.
     pub members: Vec<Member>,
+    /// What orders the entries of all its shards.
+    pub replicator: Protocol,
 }
 
 /// The answer to `Who`.
@@ -191,6 +194,8 @@ pub struct Answer {
     pub master: Option<NodeAddress>,
     /// Every node it knows.
     pub nodes: Vec<NodeAddress>,
+    /// What it was started to have the cluster founded with.
+    pub replicator: Protocol,
 }
 
 /// On the shipping channel, to the reader. The reader sends [`quorate_core::ship::ReaderMessage`]s as they are.
@@ -301,8 +306,13 @@ mod tests {
     fn golden_founding_and_shipping() {
         assert_eq!(hex(&Question::Who { voters: vec![NodeId::new(1)] }), "000101");
         let member = Member { node: NodeId::new(1), nonce: Nonce([0xaa; 16]), replica: ReplicaId::new(1) };
-        let founding = Founding { cluster: cluster(), epoch: Epoch { number: 1, id: 2 }, members: vec![member] };
-        assert_eq!(hex(&founding), format!("{}01020101{}01", "c1".repeat(16), "aa".repeat(16)));
+        let founding = Founding {
+            cluster: cluster(),
+            epoch: Epoch { number: 1, id: 2 },
+            members: vec![member],
+            replicator: Protocol::Paxos,
+        };
+        assert_eq!(hex(&founding), format!("{}01020101{}0101", "c1".repeat(16), "aa".repeat(16)));
         assert_eq!(hex(&Shipment::Stream(Bytes::from_static(b"s"))), "000173");
         let leader = Shipment::Leader { shard: ShardId::DATA, term: Term::new(2), leader: None };
         assert_eq!(hex(&leader), "01010200");

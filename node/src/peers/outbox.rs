@@ -41,6 +41,8 @@ pub struct Outbox {
     opened: Notify,
     open: AtomicBool,
     dropped: AtomicU64,
+    /// Something was dropped from the open connection since the last message that was not.
+    full: AtomicBool,
 }
 
 impl Outbox {
@@ -82,6 +84,11 @@ impl Outbox {
     /// Messages dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Whether the message just dropped is the first of its kind: the connection is up, and messages before it went out.
+    pub fn first_drop(&self) -> bool {
+        self.is_open() && !self.full.swap(true, Ordering::Relaxed)
     }
 
     /// Queues a message; `false`: dropped and counted.
@@ -139,6 +146,7 @@ impl Outbox {
             return None;
         }
         queue.messages += 1;
+        self.full.store(false, Ordering::Relaxed);
         Some(queue.messages == 1)
     }
 

@@ -20,7 +20,7 @@ use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{Log, LogBounds, LogReader};
 use quorate_core::machine::{Machine, Scrub};
 use quorate_core::mvcc::Snapshot;
-use quorate_core::replica::Timing;
+use quorate_core::replica::{Protocol, Timing};
 use quorate_core::shard::{self, Shard};
 use quorate_core::ship::{chain_at, follow::Follower};
 use quorate_shared::ids::{CatalogVersion, Index, ReplicaId, ShardId};
@@ -213,6 +213,7 @@ pub fn mark_diverged(dir: &Path) {
 struct Plan<'a> {
     dir: &'a Path,
     config: &'a Config,
+    protocol: Protocol,
     reader: Arc<dyn LogReader>,
     bounds: BTreeMap<ShardId, LogBounds>,
     installing: Installing,
@@ -258,7 +259,7 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
         }
         bounds.insert(shard, known);
     }
-    let plan = Plan { dir, config, reader, bounds, installing };
+    let plan = Plan { dir, config, protocol: founding.replicator, reader, bounds, installing };
     plan.open(Box::new(log))
 }
 
@@ -416,7 +417,7 @@ impl Plan<'_> {
                     shard,
                     replica,
                     node: self.config.node,
-                    protocol: quorate_core::replica::Protocol::Raft,
+                    protocol: self.protocol,
                     seed,
                     timing: timing(self.config),
                 };

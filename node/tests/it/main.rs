@@ -9,6 +9,7 @@ mod founding;
 mod golden;
 mod harness;
 mod kills;
+mod paxos;
 mod proving;
 mod proxy;
 mod reads;

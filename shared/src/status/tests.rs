@@ -48,6 +48,8 @@ pub(crate) fn example() -> ClusterStatus {
         chain: Some("0123456789abcdef".into()),
         log_bytes: Some(4096),
         members: vec![member],
+        replicator: Some("raft".into()),
+        queue: Some(2),
     };
     ClusterStatus {
         schema: SCHEMA,

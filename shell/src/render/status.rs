@@ -83,13 +83,15 @@ fn members(out: &mut String, shard: &ShardStatus, paint: Paint) {
     let number = |n: Option<u64>| n.map_or_else(unknown, |n| n.to_string());
     let _ = writeln!(
         out,
-        "\n{}  leader {}{}  term {}  commit {}  log {}",
+        "\n{}  {}leader {}{}  term {}  commit {}  log {}  queue {}",
         shard.id,
+        shard.replicator.as_deref().map_or(String::new(), |r| format!("{r}  ")),
         shard.leader.as_deref().unwrap_or("-"),
         if shard.leader.is_some() && !shard.confirmed { " (unconfirmed)" } else { "" },
         number(shard.term),
         number(shard.commit),
         shard.log_bytes.map_or_else(unknown, bytes),
+        number(shard.queue),
     );
     let rows = shard.members.iter().map(|m| {
         let role =
@@ -243,6 +245,8 @@ mod tests {
                 confirmed: true,
                 chain: None,
                 log_bytes: Some(64 << 20),
+                replicator: Some("paxos".to_owned()),
+                queue: Some(3),
                 members: vec![
                     member("n1", NodeKind::Voter, Some(812)),
                     member("n2", NodeKind::Voter, None),

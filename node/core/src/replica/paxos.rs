@@ -157,7 +157,7 @@ impl PaxosReplicator {
         let timing = config.timing;
         if timing.tick == 0
             || timing.tick > timing.heartbeat
-            || timing.heartbeat * 4 > timing.election_min
+            || timing.heartbeat * 3 > timing.election_min
             || timing.election_min + timing.tick > timing.election_max
         {
             return Err(Fatal::new(doing(), format!("its timing makes no sense: {timing:?}")));

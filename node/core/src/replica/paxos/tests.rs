@@ -1,1 +1,406 @@
-//! Tests of what the wrapper adds to the library.
+//! What the wrapper adds to the library: refusals, sessions, holding, synchronizations that survive a crash anywhere.
+
+use proptest::prelude::*;
+use quorate_shared::ids::{Epoch, NodeId};
+
+use super::session::Link;
+use super::storage::Item;
+use super::wire::{self, FrameKind, Message, Sync};
+use super::*;
+use crate::log::{BaseRecord, LogEntry, LogRecord};
+use crate::sim::disk::Disk;
+
+const SHARD: ShardId = ShardId::DATA;
+
+fn membership(voters: u64) -> Membership {
+    Membership::of_voters((1..=voters).map(|n| (ReplicaId::new(n), NodeId::new(n))))
+}
+
+fn base(voters: u64) -> BaseRecord {
+    BaseRecord::founding(SHARD, membership(voters), Epoch::default())
+}
+
+fn config(me: u64, voters: u64) -> Config {
+    Config {
+        shard: SHARD,
+        replica: ReplicaId::new(me),
+        membership: Arc::new(membership(voters)),
+        applied: Index::new(0),
+        seed: 1,
+        timing: Timing::default(),
+    }
+}
+
+fn round(number: u32, proposer: u32) -> Round {
+    Round { number, proposer }
+}
+
+fn item(term: u64, text: &str) -> Item {
+    Item { term: Term::new(term), payload: Payload::Entry, bytes: Bytes::copy_from_slice(text.as_bytes()) }
+}
+
+/// Replica 2 of three with its disk, and the others' sides of their sessions with it.
+struct Bench {
+    disk: Arc<Disk>,
+    paxos: PaxosReplicator,
+    peers: BTreeMap<u64, Link>,
+    random: Random,
+    now: Now,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let disk = Arc::new(Disk::new(base(3)));
+        Bench::on(disk)
+    }
+
+    /// With sessions to both peers.
+    fn on(disk: Arc<Disk>) -> Self {
+        let paxos = PaxosReplicator::new(&config(2, 3), Arc::clone(&disk) as Arc<dyn LogReader>, 0).unwrap();
+        let mut random = Random::new(7);
+        let peers = [1, 3].map(|p| (p, Link::new(0, &mut random))).into();
+        let mut bench = Bench { disk, paxos, peers, random, now: 0 };
+        for peer in [1, 3] {
+            let (mine, theirs) = bench.peers.get_mut(&peer).unwrap().hello(0);
+            let hello = wire::encode_hello(1, mine, theirs);
+            bench.paxos.receive(0, ReplicaId::new(peer), &hello).unwrap();
+        }
+        bench.settle();
+        bench
+    }
+
+    /// Persists and delivers until nothing more comes; gives what the peers have got.
+    fn settle(&mut self) -> Vec<(u64, Message)> {
+        let mut got = Vec::new();
+        loop {
+            let (persist, messages) = self.output();
+            got.extend(messages);
+            let Some((id, records)) = persist else {
+                if self.paxos.sends.is_empty() {
+                    return got;
+                }
+                continue;
+            };
+            self.disk.sync(records);
+            self.paxos.persisted(self.now, id).unwrap();
+        }
+    }
+
+    /// Takes the output; what is to be persisted is written, not synced.
+    fn output(&mut self) -> (Option<(PersistId, usize)>, Vec<(u64, Message)>) {
+        let output = self.paxos.output(self.now).unwrap();
+        let persist = output.persist.map(|(id, records)| {
+            self.disk.write(&records);
+            (id, records.len())
+        });
+        let mut got = Vec::new();
+        for (to, frame) in output.sends {
+            let (head, rest) = wire::decode_head(&frame).unwrap();
+            let link = self.peers.get_mut(&to.get()).unwrap();
+            let arrived = link.receive(self.now, head.kind, rest, &mut self.random).unwrap();
+            got.extend(arrived.messages.into_iter().map(|m| (to.get(), m.unwrap())));
+            if arrived.answer {
+                let (mine, theirs) = link.hello(self.now);
+                self.paxos.receive(self.now, to, &wire::encode_hello(1, mine, theirs)).unwrap();
+            }
+        }
+        got.retain(|(_, m)| !matches!(m, Message::Beat | Message::Heartbeat { .. } | Message::PrepareRequest { .. }));
+        (persist, got)
+    }
+
+    fn receive(&mut self, from: u64, message: &Message) -> Result<(), Fatal> {
+        let link = self.peers.get_mut(&from).unwrap();
+        let frames = link.frames(self.now, message, 1, Index::new(0), Round::default());
+        for frame in frames.into_iter().flatten() {
+            self.paxos.receive(self.now, ReplicaId::new(from), &frame)?;
+        }
+        Ok(())
+    }
+
+    /// Follows replica 3 in a round.
+    fn follow(&mut self, n: Round) {
+        let prepare = Message::Prepare { n, decided: 0, n_accepted: Round::default(), accepted: 0 };
+        self.receive(3, &prepare).unwrap();
+        let sync = Sync { at: 0, entries: vec![item(19, "a"), item(19, "b")], stop: None };
+        self.settle();
+        self.receive(3, &Message::AcceptSync { n, decided: 0, sync }).unwrap();
+        self.settle();
+    }
+}
+
+#[test]
+fn what_it_cannot_do_is_refused_by_name() {
+    let open = |config: &Config| {
+        let disk: Arc<dyn LogReader> = Arc::new(Disk::new(base(3)));
+        PaxosReplicator::new(config, disk, 0).map(|_| ()).unwrap_err().to_string()
+    };
+    assert_eq!(open(&config(1, 1)), "open s1: the paxos replicator needs at least two voters");
+    assert_eq!(open(&config(1, 16)), "open s1: the paxos replicator takes at most 15 voters");
+    assert_eq!(open(&config(9, 3)), "open s1: r9 is not a voter of [r1, r2, r3]");
+    let lost = Config { applied: Index::new(5), ..config(1, 3) };
+    assert_eq!(open(&lost), "open s1: its log is lost: applied 5, but the log ends at 0");
+    assert!(!Bench::new().paxos.capabilities().learners);
+}
+
+#[test]
+fn a_promise_and_an_acceptance_wait_for_the_disk() {
+    let mut bench = Bench::new();
+    let n = round(2, 3);
+    bench.receive(3, &Message::Prepare { n, decided: 0, n_accepted: Round::default(), accepted: 0 }).unwrap();
+    let (persist, messages) = bench.output();
+    assert_eq!(messages, []);
+    let (id, records) = persist.unwrap();
+    bench.disk.sync(records);
+    bench.paxos.persisted(0, id).unwrap();
+    let (_, messages) = bench.output();
+    assert!(matches!(messages[..], [(3, Message::Promise { .. })]), "{messages:?}");
+    let sync = Sync { at: 0, entries: vec![item(19, "a")], stop: None };
+    bench.receive(3, &Message::AcceptSync { n, decided: 1, sync }).unwrap();
+    let (persist, messages) = bench.output();
+    assert_eq!(messages, []);
+    assert_eq!(bench.paxos.commit_index(), Index::new(0), "decided, and not durable here");
+    let (id, records) = persist.unwrap();
+    bench.disk.sync(records);
+    bench.paxos.persisted(0, id).unwrap();
+    let (_, messages) = bench.output();
+    assert_eq!(messages, [(3, Message::Accepted { n, accepted: 1 })]);
+    assert_eq!(bench.paxos.commit_index(), Index::new(1));
+}
+
+/// A crash after any record of a synchronization leaves entries of one round under that round's name.
+#[test]
+fn a_synchronization_survives_a_crash_anywhere() {
+    for kept in 0..8 {
+        let mut bench = Bench::new();
+        bench.follow(round(2, 3));
+        let before = bench.disk.bounds(SHARD).unwrap();
+        assert_eq!((before.last.get(), before.paxos.unwrap().accepted), (2, round(2, 3)));
+        // Another log replaces the second entry.
+        let n = round(3, 1);
+        let prepare = Message::Prepare { n, decided: 0, n_accepted: round(2, 1), accepted: 3 };
+        bench.receive(1, &prepare).unwrap();
+        bench.settle();
+        let sync = Sync { at: 0, entries: vec![item(19, "a"), item(33, "x"), item(49, "y")], stop: None };
+        bench.receive(1, &Message::AcceptSync { n, decided: 0, sync }).unwrap();
+        let (persist, _) = bench.output();
+        let (_, records) = persist.unwrap();
+        assert_eq!(records, 4, "a mark, the cut, the entries, the new round");
+        bench.disk.sync(kept.min(records));
+        bench.disk.lose();
+        let bench = Bench::on(Arc::clone(&bench.disk));
+        let (state, last) = (bench.paxos.store.paxos(), bench.paxos.store.last().get());
+        let entries = bench.paxos.store.entries(Index::new(1), Index::new(9), usize::MAX).unwrap();
+        let texts: Vec<&[u8]> = entries.iter().map(|e| &e.bytes[..]).collect();
+        if state.accepted == n {
+            assert_eq!((last, &texts[..]), (3, &[&b"a"[..], b"x", b"y"][..]), "{kept} records");
+        } else {
+            assert!(texts == [&b"a"[..], b"b"] || texts == [&b"a"[..]], "{kept} records: {texts:?}");
+        }
+        assert_eq!(state.syncing, None);
+    }
+}
+
+#[test]
+fn a_session_is_in_order_once_and_broken_by_a_loss() {
+    let mut random = Random::new(1);
+    let (mut a, mut b) = (Link::new(0, &mut random), Link::new(0, &mut random));
+    let hello = |link: &mut Link| {
+        let (mine, theirs) = link.hello(0);
+        FrameKind::Hello { mine, theirs }
+    };
+    let greeting = hello(&mut a);
+    assert!(b.receive(0, greeting, &[], &mut random).unwrap().answer);
+    let answer = hello(&mut b);
+    assert!(a.receive(0, answer, &[], &mut random).unwrap().opened);
+    let mut send = |link: &mut Link, context| {
+        let message = Message::Confirm { n: round(1, 1), context };
+        link.frames(0, &message, 1, Index::new(0), Round::default()).unwrap().remove(0)
+    };
+    let frames: Vec<Bytes> = (0..4).map(|n| send(&mut a, n)).collect();
+    let mut take = |link: &mut Link, frame: &Bytes, random: &mut Random| {
+        let (head, rest) = wire::decode_head(frame).unwrap();
+        let contexts = |m: Option<Message>| match m {
+            Some(Message::Confirm { context, .. }) => context,
+            other => panic!("{other:?}"),
+        };
+        link.receive(0, head.kind, rest, random).unwrap().messages.into_iter().map(contexts).collect::<Vec<_>>()
+    };
+    // Data proves that the nonce has come.
+    assert_eq!(take(&mut b, &frames[0], &mut random), [0]);
+    assert_eq!(take(&mut b, &frames[0], &mut random), [0; 0], "twice");
+    assert_eq!(take(&mut b, &frames[2], &mut random), [0; 0], "early");
+    assert_eq!(take(&mut b, &frames[1], &mut random), [1, 2]);
+    assert!(!b.is_broken(1_000, 100, 5_000));
+    assert_eq!(take(&mut b, &frames[3], &mut random), [3]);
+    let (lost, late) = (send(&mut a, 4), send(&mut a, 5));
+    assert_eq!(take(&mut b, &late, &mut random), [0; 0]);
+    assert!(b.is_broken(101, 100, 5_000), "a frame is missing");
+    // A new session: what is left of the last one counts for nothing.
+    b.close(&mut random);
+    let greeting = hello(&mut b);
+    let arrived = a.receive(0, greeting, &[], &mut random).unwrap();
+    assert!(arrived.answer && !a.is_open(), "its nonce has named a session, so it needs another");
+    let answer = hello(&mut a);
+    assert!(b.receive(0, answer, &[], &mut random).unwrap().opened);
+    assert_eq!(take(&mut b, &lost, &mut random), [0; 0]);
+}
+
+#[test]
+fn a_large_message_takes_several_frames() {
+    let mut bench = Bench::new();
+    let n = round(2, 3);
+    bench.receive(3, &Message::Prepare { n, decided: 0, n_accepted: Round::default(), accepted: 0 }).unwrap();
+    bench.settle();
+    let big = |_| Item { term: Term::new(35), payload: Payload::Entry, bytes: Bytes::from(vec![7; 1 << 20]) };
+    let sync = Sync { at: 0, entries: (0..10).map(big).collect(), stop: None };
+    let message = Message::AcceptSync { n, decided: 0, sync };
+    let frames = bench.peers.get_mut(&3).unwrap().frames(0, &message, 1, Index::new(0), n).unwrap();
+    assert_eq!(frames.len(), 3);
+    for frame in &frames {
+        bench.paxos.receive(0, ReplicaId::new(3), frame).unwrap();
+    }
+    assert_eq!(bench.paxos.last_index(), Index::new(10));
+    assert_eq!(bench.settle(), [(3, Message::Accepted { n, accepted: 10 })]);
+}
+
+#[test]
+fn strangers_nonsense_and_gaps() {
+    let mut bench = Bench::new();
+    bench.follow(round(2, 3));
+    let dropped = bench.paxos.dropped();
+    bench.paxos.receive(0, ReplicaId::new(9), &wire::encode_hello(1, 5, 0)).unwrap();
+    bench.paxos.receive(0, ReplicaId::new(3), &wire::encode_hello(2, 5, 0)).unwrap();
+    bench.paxos.receive(0, ReplicaId::new(3), b"").unwrap();
+    bench.receive(3, &Message::Decide { n: round(2, 1), decided: 1 }).unwrap();
+    bench.receive(3, &Message::Prepare { n: round(2, 9), decided: 0, n_accepted: round(0, 0), accepted: 0 }).unwrap();
+    assert_eq!(bench.paxos.dropped(), dropped + 5);
+    // Entries behind a position that this log does not end at: something is missing, and the session ends.
+    let n = round(2, 3);
+    bench.receive(3, &Message::Accept { n, decided: 0, at: 5, entries: vec![item(35, "z")] }).unwrap();
+    assert_eq!(bench.paxos.last_index(), Index::new(2));
+    assert!(!bench.paxos.links[&3].is_open());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[test]
+fn golden_frames() {
+    assert_eq!(hex(&wire::encode_hello(1, 2, 300)), "01010002ac02");
+    let head = |more| wire::Head {
+        configuration: 1,
+        kind: FrameKind::Data { mine: 2, theirs: 3, seq: 4, applied: Index::new(5), promised: round(6, 1), more },
+    };
+    let golden = |message: &Message| hex(&wire::encode(message, head)[0]);
+    let data = "0101010203040506 0100".replace(' ', "");
+    assert_eq!(golden(&Message::Beat), format!("{data}00"));
+    let accept = Message::Accept { n: round(6, 1), decided: 7, at: 8, entries: vec![item(97, "abc")] };
+    assert_eq!(golden(&accept), format!("{data}05060107080161 0003616263").replace(' ', ""));
+    let reply = Message::HeartbeatReply { round: 9, ballot: round(6, 1), leader: round(5, 2), happy: true };
+    assert_eq!(golden(&reply), format!("{data}0b090601050201"));
+    let frame = wire::encode(&accept, head).remove(0);
+    for len in 0..frame.len() {
+        let whole = wire::decode_head(&frame[..len]).and_then(|(_, rest)| wire::decode(rest));
+        assert_eq!(whole, None, "cut at {len}");
+    }
+    let (_, rest) = wire::decode_head(&frame).unwrap();
+    assert_eq!(wire::decode(rest), Some(accept));
+}
+
+fn any_message() -> impl Strategy<Value = (u64, Message)> {
+    let number = || prop_oneof![0u64..5, Just(u64::MAX), Just(u64::MAX / 2)];
+    let any_round = || (0u32..4, 0u32..5).prop_map(|(n, p)| round(n, p));
+    let sync = || {
+        (number(), prop::collection::vec(0u64..60, 0..3)).prop_map(|(at, terms)| Sync {
+            at,
+            entries: terms.into_iter().map(|t| item(t, "e")).collect(),
+            stop: None,
+        })
+    };
+    let message = prop_oneof![
+        any_round().prop_map(|n| Message::PrepareRequest { n }),
+        (any_round(), number(), any_round(), number())
+            .prop_map(|(n, decided, n_accepted, accepted)| Message::Prepare { n, decided, n_accepted, accepted }),
+        (any_round(), any_round(), number(), number(), prop::option::of(sync())).prop_map(
+            |(n, n_accepted, decided, accepted, sync)| Message::Promise { n, n_accepted, decided, accepted, sync }
+        ),
+        (any_round(), number(), sync()).prop_map(|(n, decided, sync)| Message::AcceptSync { n, decided, sync }),
+        (any_round(), number(), number()).prop_map(|(n, decided, at)| Message::Accept {
+            n,
+            decided,
+            at,
+            entries: vec![item(1, "e")]
+        }),
+        (any_round(), number()).prop_map(|(n, accepted)| Message::Accepted { n, accepted }),
+        any_round().prop_map(|n| Message::NotAccepted { n }),
+        (any_round(), number()).prop_map(|(n, decided)| Message::Decide { n, decided }),
+        (0u32..4, any_round(), any_round(), any::<bool>())
+            .prop_map(|(round, ballot, leader, happy)| { Message::HeartbeatReply { round, ballot, leader, happy } }),
+        any_round().prop_map(|n| Message::Lead { n }),
+        (any_round(), number()).prop_map(|(n, context)| Message::Confirmed { n, context }),
+    ];
+    (prop_oneof![Just(1u64), Just(3u64)], message)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever a peer says: an error at worst, and nothing committed that is not durable.
+    #[test]
+    fn no_message_panics(messages in prop::collection::vec(any_message(), 1..60)) {
+        let mut bench = Bench::new();
+        for (from, message) in messages {
+            bench.now += 10;
+            let step = bench.receive(from, &message).and_then(|()| bench.paxos.tick(bench.now));
+            if step.is_err() {
+                return Ok(());
+            }
+            bench.settle();
+            prop_assert!(bench.paxos.commit_index().get() <= bench.disk.durable_last());
+        }
+    }
+}
+
+/// The log has what a follower lacks, and gives it in parts.
+#[test]
+fn a_follower_far_behind_gets_parts() {
+    let disk = Arc::new(Disk::new(base(3)));
+    let big = |n| LogEntry {
+        index: Index::new(n),
+        term: Term::new(19),
+        payload: Payload::Entry,
+        bytes: Bytes::from(vec![7; 1 << 20]),
+    };
+    let state = PaxosState { configuration: 1, promised: round(1, 3), accepted: round(1, 3), ..PaxosState::default() };
+    disk.write(&[LogRecord::Entries((1..=60).map(big).collect()), LogRecord::Paxos(state)]);
+    disk.sync(2);
+    let mut bench = Bench::on(disk);
+    bench.receive(3, &Message::Lead { n: round(1, 3) }).unwrap();
+    let asked = bench.settle();
+    let n = asked.iter().find_map(|(_, m)| if let Message::Prepare { n, .. } = m { Some(*n) } else { None }).unwrap();
+    for peer in [1, 3] {
+        let promise = Message::Promise { n, n_accepted: Round::default(), decided: 0, accepted: 0, sync: None };
+        bench.receive(peer, &promise).unwrap();
+    }
+    let (mut have, mut steps) = (0, 0);
+    while have < 61 {
+        let mut flying = 0;
+        for (_, message) in bench.settle().into_iter().filter(|(to, _)| *to == 1) {
+            let (at, entries) = match message {
+                Message::AcceptSync { sync, .. } => (sync.at, sync.entries),
+                Message::Accept { at, entries, .. } => (at, entries),
+                _ => continue,
+            };
+            assert_eq!(at, have);
+            have += entries.len() as u64;
+            flying += entries.iter().map(|e| e.bytes.len()).sum::<usize>();
+        }
+        assert!(flying <= 37 << 20, "{flying} at once");
+        bench.receive(1, &Message::Accepted { n, accepted: have }).unwrap();
+        steps += 1;
+        assert!(steps < 40, "{have}");
+    }
+    bench.settle();
+    assert_eq!(bench.paxos.commit_index(), Index::new(61), "with the leader's own first entry");
+}
