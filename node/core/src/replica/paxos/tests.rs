@@ -212,12 +212,12 @@ fn a_session_is_in_order_once_and_broken_by_a_loss() {
     assert!(b.receive(0, greeting, &[], &mut random).unwrap().answer);
     let answer = hello(&mut b);
     assert!(a.receive(0, answer, &[], &mut random).unwrap().opened);
-    let mut send = |link: &mut Link, context| {
+    let send = |link: &mut Link, context| {
         let message = Message::Confirm { n: round(1, 1), context };
         link.frames(0, &message, 1, Index::new(0), Round::default()).unwrap().remove(0)
     };
     let frames: Vec<Bytes> = (0..4).map(|n| send(&mut a, n)).collect();
-    let mut take = |link: &mut Link, frame: &Bytes, random: &mut Random| {
+    let take = |link: &mut Link, frame: &Bytes, random: &mut Random| {
         let (head, rest) = wire::decode_head(frame).unwrap();
         let contexts = |m: Option<Message>| match m {
             Some(Message::Confirm { context, .. }) => context,
