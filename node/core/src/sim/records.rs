@@ -88,6 +88,13 @@ impl Disk {
         kept
     }
 
+    /// Loses all that is not durable.
+    pub fn lose(&self) {
+        let mut state = self.state();
+        state.unsynced.clear();
+        state.written = state.durable.clone();
+    }
+
     pub fn durable_last(&self) -> u64 {
         let state = self.state();
         state.durable.entries.last_key_value().map_or(state.durable.base.index, |(i, _)| *i).get()

@@ -8,7 +8,7 @@ use super::storage::Item;
 use super::wire::{self, FrameKind, Message, Sync};
 use super::*;
 use crate::log::{BaseRecord, LogEntry, LogRecord};
-use crate::sim::disk::Disk;
+use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;
 
