@@ -26,6 +26,7 @@ fn founded(path: &Path) -> Founding {
         cluster: ClusterId([7; 16]),
         epoch: Epoch { number: 1, id: 99 },
         members: vec![Member { node: NodeId::new(1), nonce: directory.nonce(), replica: R }],
+        replicator: quorate_core::replica::Protocol::Raft,
     };
     crate::store::engine::begin(&mut directory, &founding, R, SEGMENT_BYTES).unwrap();
     founding
