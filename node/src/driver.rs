@@ -26,6 +26,7 @@ use quorate_core::catalog::Catalog;
 use quorate_core::error::{Fatal, Rejected};
 use quorate_core::log::{BaseRecord, Log};
 use quorate_core::machine::{Applied, Machine};
+use quorate_core::membership::{Membership, MembershipChange, Refused};
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::replica::{Now, PersistId};
 use quorate_core::shard::{Input, Shard, View};
@@ -76,6 +77,8 @@ impl Clock {
 pub type OnWritten = Box<dyn FnOnce(Result<WriteResult, Rejected>) + Send>;
 /// Gets the index to wait for before reading.
 pub type OnIndex = Box<dyn FnOnce(Result<Index, Rejected>) + Send>;
+/// Gets the membership after a change, or why there is none.
+pub type OnChanged = Box<dyn FnOnce(Result<Membership, Refused>) + Send>;
 /// Gets a shard's state.
 pub type OnStatus = Box<dyn FnOnce(Option<(View, ShardStatus)>) + Send>;
 
@@ -95,6 +98,8 @@ pub(crate) enum Event {
     Input(ShardId, Input),
     /// Write this.
     Propose { shard: ShardId, proposal: Box<Proposal>, deadline: Now, done: OnWritten },
+    /// Change who takes part.
+    Change { shard: ShardId, change: MembershipChange, done: OnChanged },
     /// Which index to wait for.
     Read { shard: ShardId, deadline: Now, done: OnIndex },
     /// Everything up to this id is durable.
@@ -295,6 +300,11 @@ impl Driver {
     pub fn read(&self, shard: ShardId, deadline: Instant, done: OnIndex) {
         let deadline = self.shared.clock.at(deadline);
         self.push_bounded(Event::Read { shard, deadline, done });
+    }
+
+    /// Asks a shard this node may lead to change its membership.
+    pub fn change(&self, shard: ShardId, change: MembershipChange, done: OnChanged) {
+        self.shared.inbox.push(Event::Change { shard, change, done });
     }
 
     fn push_bounded(&self, event: Event) {

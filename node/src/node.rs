@@ -453,7 +453,6 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     let server = Server {
         driver: driver.clone(),
         log: reader.clone(),
-        epoch: founding.epoch,
         node: parts.config.node,
         forwarder: parts.forwarder.clone(),
     };

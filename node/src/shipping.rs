@@ -18,7 +18,7 @@ use quorate_core::log::LogReader;
 use quorate_core::shard::Input;
 use quorate_core::ship::serve::Sender;
 use quorate_core::ship::{ReaderMessage, Refusal, ServerMessage, ShipProgress};
-use quorate_shared::ids::{Epoch, NodeId, ShardId};
+use quorate_shared::ids::{NodeId, ShardId};
 use quorate_shared::status::NodeKind;
 use quorate_shared::wire::{NodeAddress, PeerChannel};
 use tokio::net::TcpStream;
@@ -55,8 +55,6 @@ pub struct Server {
     pub driver: Arc<Driver>,
     /// Its log.
     pub log: Arc<dyn LogReader>,
-    /// Its epoch.
-    pub epoch: Epoch,
     /// This node.
     pub node: NodeId,
     /// Where nodes are.
@@ -109,8 +107,10 @@ impl Server {
         if view.leader().node != Some(self.node) {
             return Ok(());
         }
+        let at = view.applied_point();
+        let epoch = (at.epoch, at.epoch_start);
         let mut sender =
-            match Sender::begin(&*self.log, self.epoch, view.committed(), &pull).map_err(|fatal| io_failure(&fatal))? {
+            match Sender::begin(&*self.log, epoch, view.committed(), &pull).map_err(|fatal| io_failure(&fatal))? {
                 Ok(sender) => sender,
                 Err(refusal) => {
                     if matches!(refusal, Refusal::NeedsSnapshot { .. }) {
@@ -395,6 +395,9 @@ impl Puller {
                     Some(End::Diverged(format!("entry {index} has the hash {ours} there")))
                 }
                 Ok(ServerMessage::Refused(Refusal::NeedsSnapshot { .. })) => Some(End::Behind),
+                Ok(ServerMessage::Refused(refusal @ Refusal::NewEpoch { .. })) => {
+                    Some(End::Diverged(refusal.to_string()))
+                }
                 Ok(ServerMessage::Refused(refusal)) => Some(End::Broken(refusal.to_string())),
                 Ok(ServerMessage::Confirmed { tag, index, age }) => {
                     let asked = Moment::from_micros(tag.saturating_sub(age));

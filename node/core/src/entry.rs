@@ -7,11 +7,11 @@
 pub(crate) mod codec;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, Hash, Index, TableId, Timestamp, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Hash, Index, TableId, Timestamp, WriteId};
 
 use crate::entry::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::error::Fatal;
-use crate::log::{LogEntry, Payload};
+use crate::log::{LogEntry, Membership, Payload};
 use crate::table::TableDef;
 
 /// What an entry is; numbered for ever, kinds for what comes later included.
@@ -78,8 +78,19 @@ pub enum Body {
     Write(Vec<Transaction>),
     /// Clients forgotten.
     ClientExpire(Vec<ClientId>),
+    /// A new epoch.
+    Epoch(EpochEntry),
     /// Nothing.
     Empty,
+}
+
+/// What begins an epoch; its predecessor is the last entry of those before it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EpochEntry {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Who takes part from here on.
+    pub membership: Membership,
 }
 
 /// An entry of ours.
@@ -143,6 +154,7 @@ impl Kind {
     fn known(kind: u8, format: u8) -> Result<Kind, EntryError> {
         match (kind, format) {
             (1, FORMAT) => Ok(Kind::Write),
+            (8, FORMAT) => Ok(Kind::Epoch),
             (13, FORMAT) => Ok(Kind::ClientExpire),
             (16, FORMAT) => Ok(Kind::Empty),
             _ => Err(EntryError::Newer { kind, format }),
@@ -156,6 +168,7 @@ impl Entry {
         match self.body {
             Body::Write(_) => Kind::Write,
             Body::ClientExpire(_) => Kind::ClientExpire,
+            Body::Epoch(_) => Kind::Epoch,
             Body::Empty => Kind::Empty,
         }
     }
@@ -177,6 +190,11 @@ impl Entry {
                 put_u64(&mut out, clients.len() as u64);
                 clients.iter().for_each(|c| out.extend_from_slice(&c.0));
             }
+            Body::Epoch(begun) => {
+                put_u64(&mut out, begun.epoch.number);
+                put_u64(&mut out, begun.epoch.id);
+                begun.membership.put(&mut out);
+            }
             Body::Empty => {}
         }
         Bytes::from(out)
@@ -186,6 +204,7 @@ impl Entry {
         let body = match &self.body {
             Body::Write(transactions) => transactions.iter().map(Transaction::bytes_hint).sum(),
             Body::ClientExpire(clients) => clients.len() * 16,
+            Body::Epoch(_) => 128,
             Body::Empty => 0,
         };
         HEADER_BYTES + 8 + body
@@ -219,6 +238,10 @@ impl Entry {
             Kind::ClientExpire => {
                 let n = r.count()?;
                 Body::ClientExpire((0..n).map(|_| r.array().map(ClientId)).collect::<Result<_, _>>()?)
+            }
+            Kind::Epoch => {
+                let epoch = Epoch { number: r.u64()?, id: r.u64()? };
+                Body::Epoch(EpochEntry { epoch, membership: Membership::take(&mut r)? })
             }
             _ => Body::Empty,
         };
@@ -412,6 +435,11 @@ mod tests {
         let expire = entry(Body::ClientExpire(vec![ClientId([1; 16])]));
         assert_eq!(hex(&expire.encode()), format!("0d{HEAD}0101010101010101010101010101010101"));
         assert_eq!(Entry::decode(&expire.encode()).unwrap(), expire);
+        let epoch = Epoch { number: 2, id: 300 };
+        let membership = Membership { next: quorate_shared::ids::ReplicaId::new(5), ..Membership::default() };
+        let begun = entry(Body::Epoch(EpochEntry { epoch, membership }));
+        assert_eq!(hex(&begun.encode()), format!("08{HEAD}02ac0200000005"));
+        assert_eq!(Entry::decode(&begun.encode()).unwrap(), begun);
         let empty = entry(Body::Empty);
         assert_eq!(hex(&empty.encode()), format!("10{HEAD}"));
         assert_eq!(Entry::decode(&empty.encode()).unwrap(), empty);

@@ -32,7 +32,8 @@ pub use self::state::{ClientResult, ClientState, Digest, Known, MachineState};
 
 use crate::bug::{Bug, planted};
 use crate::engine::{Batch, Tree};
-use crate::entry::{self, Body, Entry, Transaction};
+use crate::entry::{self, Body, Entry, Kind, Transaction};
+use crate::epoch;
 use crate::error::Fatal;
 use crate::keys::{self, Key};
 use crate::log::{BaseRecord, EpochStart, LogEntry, Membership, Payload};
@@ -145,7 +146,8 @@ impl Machine {
             let header = Entry::header(&log_entry.bytes)?;
             let void = header.previous != previous
                 || header.index != log_entry.index
-                || header.timestamp <= self.state.timestamp;
+                || header.timestamp <= self.state.timestamp
+                || (header.kind == Kind::Epoch && !self.begins_epoch(log_entry)?);
             if void {
                 report.void.push(log_entry.index);
             } else {
@@ -166,6 +168,12 @@ impl Machine {
             group.put(Key::Checkpoint(log_entry.index).encode(), Some(Bytes::from(value)));
         }
         Ok(())
+    }
+
+    /// Whether the number grows: of two epochs of one number the second is not of this history.
+    fn begins_epoch(&self, log_entry: &LogEntry) -> Result<bool, Fatal> {
+        let entry = Entry::decode(&log_entry.bytes)?;
+        Ok(matches!(entry.body, Body::Epoch(begun) if begun.epoch.number > self.state.epoch.number))
     }
 
     /// A protocol lets one change follow another only; that it does is checked here, on every replica alike.
@@ -213,6 +221,11 @@ impl Machine {
                         self.replace(Key::Client { client, slot }.encode(), None, group)?;
                     }
                 }
+            }
+            Body::Epoch(begun) => {
+                self.state.epoch = begun.epoch;
+                self.state.epoch_start = epoch::start_of(entry.index, entry.previous);
+                self.state.membership = Arc::new(begun.membership.clone());
             }
             Body::Empty => {}
         }

@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_shared::ids::{NodeId, ReplicaId};
+use quorate_shared::ids::{NodeId, Nonce, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::codec::{Malformed, Reader, put_u64};
@@ -22,13 +22,26 @@ use crate::entry::codec::{Malformed, Reader, put_u64};
 /// Version of the bytes written here.
 const FORMAT: u8 = 1;
 
-/// A replica and the node it lives on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+/// A replica and where it lives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Member {
     /// The replica.
     pub replica: ReplicaId,
     /// Its node.
     pub node: NodeId,
+    /// The nonce of the node's data directory when the replica was named; zero for founders, whose logs begin with
+    /// their ids. Only a log of that incarnation takes the id: one that begins again from nothing does so under another
+    /// nonce, and never acts as a replica that may have voted before it.
+    pub nonce: Nonce,
+}
+
+/// A node, in one incarnation of its data directory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub struct Host {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory's nonce.
+    pub nonce: Nonce,
 }
 
 /// The members of a shard at an index.
@@ -48,7 +61,7 @@ pub struct Membership {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MembershipChange {
     /// A node gets a replica that learns, under a new replica id.
-    AddLearner(NodeId),
+    AddLearner(Host),
     /// A learner becomes a voter.
     Promote(ReplicaId),
     /// A voter becomes a learner.
@@ -59,8 +72,17 @@ pub enum MembershipChange {
     Replace {
         /// Who goes.
         remove: ReplicaId,
-        /// Whose node gets a new one.
-        learner: NodeId,
+        /// Where the new one is to live.
+        learner: Host,
+    },
+    /// A node gets a replica that votes at once; for protocols without learners.
+    AddVoter(Host),
+    /// Both at once: a voter goes, a node gets one that votes at once; for protocols without learners.
+    ReplaceVoter {
+        /// Who goes.
+        remove: ReplicaId,
+        /// Where the new one is to live.
+        voter: Host,
     },
     /// The voters before do not count any more. The leader proposes it by itself.
     Leave,
@@ -121,13 +143,8 @@ pub enum Refused {
     #[error("no change is in progress")]
     NotJoint,
     /// The protocol cannot.
-    #[error("the {protocol} replicator has no {what}")]
-    Unsupported {
-        /// Its name.
-        protocol: String,
-        /// What it lacks.
-        what: String,
-    },
+    #[error("this cluster's replicator has no {0}")]
+    Unsupported(String),
     /// It was appended; whether it commits is not known.
     #[error("the outcome is unknown: leadership was lost while the membership was changing")]
     Unknown,
@@ -137,7 +154,7 @@ fn position(members: &[Member], replica: ReplicaId) -> Result<usize, usize> {
     members.binary_search_by_key(&replica, |m| m.replica)
 }
 
-fn remove(members: &mut Vec<Member>, replica: ReplicaId) -> Option<Member> {
+fn take(members: &mut Vec<Member>, replica: ReplicaId) -> Option<Member> {
     position(members, replica).ok().map(|at| members.remove(at))
 }
 
@@ -150,7 +167,8 @@ fn insert(members: &mut Vec<Member>, member: Member) {
 impl Membership {
     /// Of voters alone.
     pub fn of_voters(voters: impl IntoIterator<Item = (ReplicaId, NodeId)>) -> Self {
-        let mut voters: Vec<Member> = voters.into_iter().map(|(replica, node)| Member { replica, node }).collect();
+        let mut voters: Vec<Member> =
+            voters.into_iter().map(|(replica, node)| Member { replica, node, ..Member::default() }).collect();
         voters.sort_unstable();
         let next = voters.last().map_or(ReplicaId::new(1), |m| m.replica.next());
         Self { voters, outgoing: Vec::new(), learners: Vec::new(), next }
@@ -169,8 +187,8 @@ impl Membership {
     }
 
     /// The replica that lives on a node, if it is a voter or a learner (not one that is on its way out).
-    pub fn replica_on(&self, node: NodeId) -> Option<ReplicaId> {
-        self.voters.iter().chain(&self.learners).find(|m| m.node == node).map(|m| m.replica)
+    pub fn member_on(&self, node: NodeId) -> Option<Member> {
+        self.voters.iter().chain(&self.learners).find(|m| m.node == node).copied()
     }
 
     /// Whether it takes part in any way.
@@ -209,12 +227,19 @@ impl Membership {
             }
             (MembershipChange::Leave, false) => return Err(Refused::NotJoint),
             (_, true) => return Err(Refused::InProgress),
-            (MembershipChange::AddLearner(node), _) => out.learn(node)?,
+            (MembershipChange::AddLearner(host), _) => {
+                let member = out.mint(host)?;
+                insert(&mut out.learners, member);
+            }
+            (MembershipChange::AddVoter(host), _) => {
+                let member = out.mint(host)?;
+                insert(&mut out.voters, member);
+            }
             (MembershipChange::Promote(replica), _) => {
                 if position(&self.voters, replica).is_ok() {
                     return Err(Refused::AlreadyVoter(replica));
                 }
-                let member = remove(&mut out.learners, replica).ok_or(Refused::UnknownReplica(replica))?;
+                let member = take(&mut out.learners, replica).ok_or(Refused::UnknownReplica(replica))?;
                 insert(&mut out.voters, member);
             }
             (MembershipChange::Demote(replica), _) => {
@@ -227,30 +252,37 @@ impl Membership {
             (MembershipChange::Remove(replica), _) => drop(out.drop_member(replica)?),
             (MembershipChange::Replace { remove, learner }, _) => {
                 out.drop_member(remove)?;
-                out.learn(learner)?;
+                let member = out.mint(learner)?;
+                insert(&mut out.learners, member);
                 out.outgoing.clone_from(&self.voters);
+            }
+            (MembershipChange::ReplaceVoter { remove, voter }, _) => {
+                take(&mut out.voters, remove).ok_or(Refused::UnknownReplica(remove))?;
+                let member = out.mint(voter)?;
+                insert(&mut out.voters, member);
             }
         }
         Ok(out)
     }
 
-    fn learn(&mut self, node: NodeId) -> Result<(), Refused> {
-        if let Some(replica) = self.replica_on(node) {
+    fn mint(&mut self, host: Host) -> Result<Member, Refused> {
+        let Host { node, nonce } = host;
+        if let Some(Member { replica, .. }) = self.member_on(node) {
             return Err(Refused::AlreadyMember { node, replica });
         }
-        insert(&mut self.learners, Member { replica: self.next, node });
-        self.next = self.next.next();
-        Ok(())
+        let replica = self.next;
+        self.next = replica.next();
+        Ok(Member { replica, node, nonce })
     }
 
     fn drop_member(&mut self, replica: ReplicaId) -> Result<Member, Refused> {
-        if let Some(member) = remove(&mut self.learners, replica) {
+        if let Some(member) = take(&mut self.learners, replica) {
             return Ok(member);
         }
         if self.voters.len() == 1 && position(&self.voters, replica).is_ok() {
             return Err(Refused::LastVoter(replica));
         }
-        remove(&mut self.voters, replica).ok_or(Refused::UnknownReplica(replica))
+        take(&mut self.voters, replica).ok_or(Refused::UnknownReplica(replica))
     }
 
     /// Whether it makes sense in itself.
@@ -282,6 +314,7 @@ impl Membership {
             for member in members {
                 put_u64(out, member.replica.get());
                 put_u64(out, member.node.get());
+                out.extend_from_slice(&member.nonce.0);
             }
         }
         put_u64(out, self.next.get());
@@ -292,7 +325,10 @@ impl Membership {
         let mut members = || -> Result<Vec<Member>, Malformed> {
             let n = r.count()?;
             (0..n)
-                .map(|_| Ok(Member { replica: ReplicaId::new(r.u64()?), node: NodeId::new(r.u64()?) }))
+                .map(|_| {
+                    let (replica, node) = (ReplicaId::new(r.u64()?), NodeId::new(r.u64()?));
+                    Ok(Member { replica, node, nonce: Nonce(r.array()?) })
+                })
                 .collect::<Result<_, _>>()
         };
         let (voters, outgoing, learners) = (members()?, members()?, members()?);
@@ -314,12 +350,14 @@ impl ChangeEntry {
     pub fn encode(&self) -> Bytes {
         let mut out = vec![FORMAT];
         match self.change {
-            MembershipChange::AddLearner(node) => put(&mut out, 1, &[node.get()]),
-            MembershipChange::Promote(replica) => put(&mut out, 2, &[replica.get()]),
-            MembershipChange::Demote(replica) => put(&mut out, 3, &[replica.get()]),
-            MembershipChange::Remove(replica) => put(&mut out, 4, &[replica.get()]),
-            MembershipChange::Replace { remove, learner } => put(&mut out, 5, &[remove.get(), learner.get()]),
-            MembershipChange::Leave => put(&mut out, 6, &[]),
+            MembershipChange::AddLearner(host) => put(&mut out, 1, None, Some(host)),
+            MembershipChange::Promote(replica) => put(&mut out, 2, Some(replica), None),
+            MembershipChange::Demote(replica) => put(&mut out, 3, Some(replica), None),
+            MembershipChange::Remove(replica) => put(&mut out, 4, Some(replica), None),
+            MembershipChange::Replace { remove, learner } => put(&mut out, 5, Some(remove), Some(learner)),
+            MembershipChange::Leave => put(&mut out, 6, None, None),
+            MembershipChange::AddVoter(host) => put(&mut out, 7, None, Some(host)),
+            MembershipChange::ReplaceVoter { remove, voter } => put(&mut out, 8, Some(remove), Some(voter)),
         }
         self.after.put(&mut out);
         Bytes::from(out)
@@ -332,12 +370,14 @@ impl ChangeEntry {
             return Err(r.malformed());
         }
         let change = match r.u8()? {
-            1 => MembershipChange::AddLearner(NodeId::new(r.u64()?)),
+            1 => MembershipChange::AddLearner(take_host(&mut r)?),
             2 => MembershipChange::Promote(ReplicaId::new(r.u64()?)),
             3 => MembershipChange::Demote(ReplicaId::new(r.u64()?)),
             4 => MembershipChange::Remove(ReplicaId::new(r.u64()?)),
-            5 => MembershipChange::Replace { remove: ReplicaId::new(r.u64()?), learner: NodeId::new(r.u64()?) },
+            5 => MembershipChange::Replace { remove: ReplicaId::new(r.u64()?), learner: take_host(&mut r)? },
             6 => MembershipChange::Leave,
+            7 => MembershipChange::AddVoter(take_host(&mut r)?),
+            8 => MembershipChange::ReplaceVoter { remove: ReplicaId::new(r.u64()?), voter: take_host(&mut r)? },
             _ => return Err(r.malformed()),
         };
         let after = Membership::take(&mut r)?;
@@ -346,9 +386,19 @@ impl ChangeEntry {
     }
 }
 
-fn put(out: &mut Vec<u8>, tag: u8, numbers: &[u64]) {
+fn put(out: &mut Vec<u8>, tag: u8, replica: Option<ReplicaId>, host: Option<Host>) {
     out.push(tag);
-    numbers.iter().for_each(|n| put_u64(out, *n));
+    if let Some(replica) = replica {
+        put_u64(out, replica.get());
+    }
+    if let Some(Host { node, nonce }) = host {
+        put_u64(out, node.get());
+        out.extend_from_slice(&nonce.0);
+    }
+}
+
+fn take_host(r: &mut Reader<'_>) -> Result<Host, Malformed> {
+    Ok(Host { node: NodeId::new(r.u64()?), nonce: Nonce(r.array()?) })
 }
 
 #[cfg(test)]
@@ -365,6 +415,10 @@ mod tests {
         NodeId::new(n)
     }
 
+    fn h(node: u64) -> Host {
+        Host { node: n(node), nonce: Nonce([node as u8; 16]) }
+    }
+
     fn three() -> Membership {
         Membership::of_voters([(r(1), n(1)), (r(3), n(3)), (r(2), n(2))])
     }
@@ -375,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_node_joins_in_two_steps_and_leaves() {
-        let one = three().after(&MembershipChange::AddLearner(n(4))).unwrap();
+        let one = three().after(&MembershipChange::AddLearner(h(4))).unwrap();
         assert_eq!((ids(&one.voters), ids(&one.learners), one.next), (vec![1, 2, 3], vec![4], r(5)));
         assert!(one.learns(r(4)) && !one.votes(r(4)) && one.contains(r(4)));
         let two = one.after(&MembershipChange::Promote(r(4))).unwrap();
@@ -385,18 +439,18 @@ mod tests {
         let gone = back.after(&MembershipChange::Remove(r(2))).unwrap();
         assert_eq!((ids(&gone.voters), gone.next), (vec![1, 3, 4], r(5)));
         // The same node again: never the same id.
-        assert_eq!(ids(&gone.after(&MembershipChange::AddLearner(n(2))).unwrap().learners), [5]);
+        assert_eq!(ids(&gone.after(&MembershipChange::AddLearner(h(2))).unwrap().learners), [5]);
     }
 
     #[test]
     fn a_replacement_is_joint_until_it_is_left() {
-        let change = MembershipChange::Replace { remove: r(2), learner: n(2) };
+        let change = MembershipChange::Replace { remove: r(2), learner: h(2) };
         let joint = three().after(&change).unwrap();
         assert_eq!(
             (ids(&joint.voters), ids(&joint.outgoing), ids(&joint.learners)),
             (vec![1, 3], vec![1, 2, 3], vec![4])
         );
-        assert_eq!(joint.replica_on(n(2)), Some(r(4)));
+        assert_eq!(joint.member_on(n(2)).map(|m| m.replica), Some(r(4)));
         assert_eq!(joint.node_of(r(2)), Some(n(2)));
         assert!(joint.has_quorum(|id| id != r(2)));
         assert!(!joint.has_quorum(|id| id != r(1)), "1 of 2 is no majority");
@@ -407,9 +461,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
-        let members = three().after(&MembershipChange::AddLearner(n(4))).unwrap();
+        let members = three().after(&MembershipChange::AddLearner(h(4))).unwrap();
         let refused = |change| members.after(&change).unwrap_err();
-        assert_eq!(refused(MembershipChange::AddLearner(n(1))), Refused::AlreadyMember { node: n(1), replica: r(1) });
+        assert_eq!(refused(MembershipChange::AddLearner(h(1))), Refused::AlreadyMember { node: n(1), replica: r(1) });
         assert_eq!(refused(MembershipChange::Promote(r(1))), Refused::AlreadyVoter(r(1)));
         assert_eq!(refused(MembershipChange::Promote(r(9))), Refused::UnknownReplica(r(9)));
         assert_eq!(refused(MembershipChange::Demote(r(4))), Refused::NotVoter(r(4)));
@@ -423,21 +477,26 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let change = MembershipChange::Replace { remove: r(2), learner: n(2) };
+        let change = MembershipChange::Replace { remove: r(2), learner: h(2) };
         let entry = ChangeEntry { change, after: three().after(&change).unwrap() };
         let hex: String = entry.encode().iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "01050202".to_owned() + "0201010303" + "03010102020303" + "010402" + "05");
+        let (zero, two) = ("00".repeat(16), "02".repeat(16));
+        let expected =
+            format!("01050202{two} 02 0101{zero}0303{zero} 03 0101{zero}0202{zero}0303{zero} 01 0402{two} 05");
+        assert_eq!(hex, expected.replace(' ', ""));
         assert_eq!(ChangeEntry::decode(&entry.encode()), Ok(entry));
     }
 
     fn change() -> impl Strategy<Value = MembershipChange> {
         let id = || 1u64..9;
         prop_oneof![
-            id().prop_map(|x| MembershipChange::AddLearner(n(x))),
+            id().prop_map(|x| MembershipChange::AddLearner(h(x))),
             id().prop_map(|x| MembershipChange::Promote(r(x))),
             id().prop_map(|x| MembershipChange::Demote(r(x))),
             id().prop_map(|x| MembershipChange::Remove(r(x))),
-            (id(), id()).prop_map(|(x, y)| MembershipChange::Replace { remove: r(x), learner: n(y) }),
+            (id(), id()).prop_map(|(x, y)| MembershipChange::Replace { remove: r(x), learner: h(y) }),
+            id().prop_map(|x| MembershipChange::AddVoter(h(x))),
+            (id(), id()).prop_map(|(x, y)| MembershipChange::ReplaceVoter { remove: r(x), voter: h(y) }),
             Just(MembershipChange::Leave),
         ]
     }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Fatal;
 use crate::log::{LogEntry, LogRecord};
+use crate::membership::{MembershipChange, Refused};
 
 /// Milliseconds on the driver's monotonic clock.
 pub type Now = u64;
@@ -162,6 +163,12 @@ pub trait Replicator: Send {
     /// Appends entries at exactly the indexes after [`Replicator::last_index`]. `false`: nothing was appended, because
     /// this replica does not lead or is handing leadership over.
     fn append(&mut self, now: Now, entries: Vec<Bytes>) -> Result<bool, Fatal>;
+    /// Appends a change of the membership as the next entry, which is given back; it counts once it is applied. One at a
+    /// time. Whether it is wise has been looked at; what is refused here cannot be.
+    fn change(&mut self, now: Now, change: &MembershipChange) -> Result<Result<LogEntry, Refused>, Fatal> {
+        let _ = (now, change);
+        Ok(Err(Refused::Unsupported("membership changes".into())))
+    }
     /// Asks a quorum for the commit index; the answer comes in [`Output::reads`], or never: the caller has a deadline.
     /// `false`: it cannot be asked now (not the leader, or nothing of its term is committed yet).
     fn read_index(&mut self, now: Now, context: u64) -> Result<bool, Fatal>;
@@ -175,6 +182,10 @@ pub trait Replicator: Send {
     /// and a voter that would need it is told to fetch a snapshot. `false`: this protocol needs its log whole.
     fn compact(&mut self, _index: Index, _term: Term) -> Result<bool, Fatal> {
         Ok(false)
+    }
+    /// Gives leadership up at once, whoever follows.
+    fn step_down(&mut self, now: Now) -> Result<(), Fatal> {
+        self.transfer(now, None)
     }
     /// Hands leadership to another voter; `None`: the one whose log is furthest.
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal>;

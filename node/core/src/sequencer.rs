@@ -40,6 +40,7 @@ use self::tables::Tables;
 use crate::engine::Tree;
 use crate::entry::{self, Body, Entry, Transaction};
 use crate::error::{Fatal, Rejected};
+use crate::log::LogEntry;
 use crate::machine::Applied;
 use crate::proposal::{Proposal, WriteResult};
 
@@ -170,6 +171,17 @@ impl Sequencer {
             self.sweep()?;
         }
         Ok(self.sealed.pop_front())
+    }
+
+    /// An entry that is not of this sequencer has been appended behind the last one sealed; nothing may be open.
+    pub fn follow(&mut self, entry: &LogEntry) -> Result<(), Fatal> {
+        if self.open.is_some() || !self.sealed.is_empty() || entry.index != self.last.next() {
+            let cause = format!("entry {} does not follow what was sealed up to {}", entry.index, self.last);
+            return Err(Fatal::new("go on behind an entry of the protocol", cause));
+        }
+        self.last = entry.index;
+        self.chain = entry::chain(self.chain, entry);
+        Ok(())
     }
 
     /// Entries up to this index are applied to the tree.

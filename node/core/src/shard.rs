@@ -13,6 +13,7 @@
 //!
 //! Who takes part, and the epoch, are what the machine has applied.
 
+mod changes;
 mod reads;
 mod writes;
 
@@ -20,18 +21,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Index, NodeId, ReplicaId, ShardId, Term};
+use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId, ShardId, Term};
 use quorate_shared::limits::PROPOSALS_IN_FLIGHT_MAX;
 use quorate_shared::status::ShardStatus;
 
+pub use self::changes::Changed;
+use self::changes::Changes;
 use self::reads::{Reads, Waiter};
 use self::writes::{ReplicaWaits, Staged, Writes};
 use crate::bug::{Bug, planted};
 use crate::engine::Tree;
 use crate::error::{Fatal, Rejected};
 use crate::lag::{Lag, ReaderReport, Subject};
-use crate::log::{BaseRecord, LogEntry, LogReader, LogRecord};
+use crate::log::{BaseRecord, LogEntry, LogReader, LogRecord, Membership};
 use crate::machine::Applied;
+use crate::membership::{MembershipChange, Refused};
 use crate::proposal::{Proposal, WriteResult};
 use crate::replica::paxos::{Config as PaxosConfig, PaxosReplicator};
 use crate::replica::raft::{Config as RaftConfig, RaftReplicator};
@@ -85,6 +89,17 @@ pub enum Input {
         /// To whom; `None`: the voter that is furthest.
         to: Option<ReplicaId>,
     },
+    /// Change who takes part; answered by [`Effect::Changed`] when the last entry it takes is applied here.
+    Change {
+        /// Who waits.
+        ticket: Ticket,
+        /// What is to change.
+        change: MembershipChange,
+        /// Answer that the outcome is unknown if it has not been applied by then.
+        deadline: u64,
+    },
+    /// The cluster is in a newer epoch: nothing is served or said any more.
+    Fence(Epoch),
     /// Free space is below the reserve (or above it again).
     DiskLow(bool),
     /// This replica may be elected, or not: its node's clock is off. Leadership it has is given away by `Transfer`.
@@ -126,6 +141,13 @@ pub enum Effect {
         ticket: Ticket,
         /// The index, or `Retry`/`NotLeader`.
         result: Result<Index, Rejected>,
+    },
+    /// Answer a change of the membership.
+    Changed {
+        /// Who waits.
+        ticket: Ticket,
+        /// What became of it.
+        result: Result<Changed, Refused>,
     },
     /// Leadership changed; for the router, the log and the metrics.
     Leader {
@@ -214,6 +236,11 @@ pub struct Shard {
     leadership: Leadership,
     sequencer: Option<Sequencer>,
     arrivals: VecDeque<Arrival>,
+    /// Until when arrivals of a lost leadership are kept, so that they can be told who leads now.
+    homeless_until: Option<Now>,
+    changes: Changes,
+    /// The newer epoch that was heard of.
+    fenced: Option<Epoch>,
     writes: Writes,
     waits: ReplicaWaits,
     reads: Reads,
@@ -247,6 +274,9 @@ impl Shard {
             applied,
             sequencer: None,
             arrivals: VecDeque::new(),
+            homeless_until: None,
+            changes: Changes::default(),
+            fenced: None,
             writes: Writes::default(),
             waits: ReplicaWaits::default(),
             reads: Reads::default(),
@@ -260,6 +290,9 @@ impl Shard {
 
     /// Takes an input. What it leads to may only come with the next [`Shard::flush`].
     pub fn step(&mut self, now: Now, input: Input, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        if self.fenced.is_some() {
+            return self.step_fenced(now, input, effects);
+        }
         match input {
             Input::Receive { from, message } => self.replicator.receive(now, from, &message),
             Input::Disconnected { peer } => self.replicator.disconnected(now, peer),
@@ -293,6 +326,8 @@ impl Shard {
                 self.replicator.may_lead(may);
                 Ok(())
             }
+            Input::Change { ticket, change, deadline } => self.ask_change(now, (ticket, change, deadline), effects),
+            Input::Fence(epoch) => self.fence(now, epoch, effects),
             Input::DiskLow(low) => {
                 self.disk_low = low;
                 Ok(())
@@ -312,11 +347,15 @@ impl Shard {
     /// Does everything that the inputs since the last flush have made possible. `wall` is the clock in milliseconds since
     /// 1970, for timestamps only.
     pub fn flush(&mut self, now: Now, wall: u64, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
+        if self.fenced.is_some() {
+            return Ok(());
+        }
         self.replicator.tick(now)?;
         // Each round may make another possible (one voter alone confirms its reads at once); two are the rule.
         loop {
             self.note_leadership(now, effects)?;
             self.evaluate(now, wall, effects)?;
+            self.start_change(now, effects)?;
             self.start_reads(now)?;
             if !self.take_output(now, effects)? {
                 break;
@@ -375,6 +414,22 @@ impl Shard {
         self.applied.membership.node_of(replica)
     }
 
+    /// Who takes part, as far as this replica has applied the log.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.applied.membership
+    }
+
+    /// The epoch, as far as this replica has applied the log, and the newer one that was heard of.
+    pub fn epochs(&self) -> (Epoch, Option<Epoch>) {
+        (self.applied.epoch, self.fenced)
+    }
+
+    /// This replica is no member any more: it is to go on as a log-shipped one, or under another id
+    /// ([`crate::join::settle`]).
+    pub fn is_removed(&self) -> bool {
+        !self.applied.membership.contains(self.config.replica)
+    }
+
     fn in_flight(&self) -> usize {
         self.arrivals.len() + self.writes.len() + self.waits.len() + self.reads.answers()
     }
@@ -414,6 +469,7 @@ impl Shard {
             }
             self.announce(effects);
         }
+        self.send_homeless(now, effects);
         let whole_log = self.applied.index == self.replicator.last_index() && self.applied.term == new.term;
         if new.is_leader && self.sequencer.is_none() && whole_log {
             // The log now ends here for good: what was once appended behind it can never be committed any more.
@@ -422,6 +478,22 @@ impl Shard {
             self.announce(effects);
         }
         Ok(())
+    }
+
+    /// What had come before leadership was lost is sent on as soon as it is known where to.
+    fn send_homeless(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Some(until) = self.homeless_until else { return };
+        let leadership = self.replicator.leadership();
+        if leadership.is_leader {
+            // It never left: they are evaluated here.
+            self.homeless_until = None;
+        } else if leadership.leader.is_some() || until <= now {
+            self.homeless_until = None;
+            let rejected = self.not_leader();
+            for arrival in self.arrivals.drain(..) {
+                effects.push(Effect::Reply { ticket: arrival.ticket, result: Err(rejected.clone()) });
+            }
+        }
     }
 
     fn announce(&self, effects: &mut Vec<Effect>) {
@@ -435,9 +507,9 @@ impl Shard {
         self.unapplied.clear();
         self.unapplied_bytes = 0;
         let rejected = self.not_leader();
-        for arrival in self.arrivals.drain(..) {
-            effects.push(Effect::Reply { ticket: arrival.ticket, result: Err(rejected.clone()) });
-        }
+        self.homeless_until = Some(now + self.config.timing.election_min);
+        self.send_homeless(now, effects);
+        self.changes.lose(effects);
         self.reads.lose(&rejected, effects);
         self.writes.orphan(now + self.config.timing.election_max);
     }
@@ -552,6 +624,7 @@ impl Shard {
             }
         }
         self.applied = applied;
+        self.changes.applied(&self.applied, effects);
         self.reads.applied(index, effects);
         Ok(())
     }
@@ -566,6 +639,7 @@ impl Shard {
             }
             keep
         });
+        self.changes.expire(now, effects);
         self.reads.expire(now, effects);
         self.writes.expire(now, effects);
         self.waits.expire(now, &self.lag, effects);

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{self, Entry};
 use crate::error::Fatal;
-use crate::log::{LogEntry, LogReader, Payload};
+use crate::log::{EpochStart, LogEntry, LogReader, Payload};
 
 /// The format version written; a message of another is not understood.
 const VERSION: u8 = 1;
@@ -104,6 +104,21 @@ pub enum Refusal {
         index: Index,
         /// The server's chain hash there.
         ours: Hash,
+    },
+    /// The reader has what is not in this server's epoch, and a newer epoch has begun: what it has behind the start is
+    /// only its own.
+    #[error("epoch {} has begun behind entry {}", epoch.number, start.index)]
+    NewEpoch {
+        /// The server's.
+        epoch: Epoch,
+        /// Where it began.
+        start: EpochStart,
+    },
+    /// Two epochs of one number: neither follows the other.
+    #[error("this node is in another epoch {}", ours.number)]
+    TwoEpochs {
+        /// The server's.
+        ours: Epoch,
     },
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quorate_core::error::{Fatal, Rejected};
 use quorate_core::log::BaseRecord;
+use quorate_core::membership::{Membership, Refused};
 use quorate_core::replica::Now;
 use quorate_core::shard::{Effect, Input, Ticket, View};
 use quorate_core::ship::ShipProgress;
@@ -12,14 +13,17 @@ use quorate_shared::ids::ShardId;
 use quorate_shared::status::ShardStatus;
 
 use super::view::Leader;
-use super::{Clock, Event, Failure, OnIndex, OnTrimmed, OnWritten, Part, Shared, applier, writer};
+use super::{Clock, Event, Failure, OnChanged, OnIndex, OnTrimmed, OnWritten, Part, Shared, applier, writer};
 
 /// How often a log-shipped replica says how far it is although nothing has changed.
 const PROGRESS_EVERY_MS: Now = 100;
+/// How long a change of the membership may take: two entries, and their way to a majority.
+const CHANGE_PATIENCE_MS: Now = 10_000;
 
 enum Waiter {
     Written(OnWritten),
     Index(OnIndex),
+    Changed(OnChanged),
 }
 
 pub(super) struct Core {
@@ -38,6 +42,7 @@ pub(super) struct Core {
 enum Answer {
     Written(OnWritten, Result<quorate_core::proposal::WriteResult, Rejected>),
     Index(OnIndex, Result<quorate_shared::ids::Index, Rejected>),
+    Changed(OnChanged, Result<Membership, Refused>),
 }
 
 impl Core {
@@ -109,6 +114,12 @@ impl Core {
                     self.step(shard, Input::Read { ticket, deadline });
                 }
             }
+            Event::Change { shard, change, done } => {
+                if let Some(ticket) = self.ticket(shard, Waiter::Changed(done)) {
+                    let deadline = self.shared.clock.now() + CHANGE_PATIENCE_MS;
+                    self.step(shard, Input::Change { ticket, change, deadline });
+                }
+            }
             Event::Persisted(shard, id) => self.step(shard, Input::Persisted(id)),
             Event::Applied(shard, applied) => self.step(shard, Input::Applied(applied)),
             Event::Shipped { batch, refused } => {
@@ -158,10 +169,12 @@ impl Core {
     /// Remembers who waits; `None`: the shard is not here (any more) and the caller knows by now.
     fn ticket(&mut self, shard: ShardId, waiter: Waiter) -> Option<Ticket> {
         if !matches!(self.parts.get(&shard), Some(Part::Voter(_))) {
-            let rejected = Rejected::NotLeader(self.shared.views.get(&shard).and_then(|v| v.leader().node));
+            let leader = self.shared.views.get(&shard).and_then(|v| v.leader().node);
+            let rejected = Rejected::NotLeader(leader);
             self.answers.push(match waiter {
                 Waiter::Written(done) => Answer::Written(done, Err(rejected)),
                 Waiter::Index(done) => Answer::Index(done, Err(rejected)),
+                Waiter::Changed(done) => Answer::Changed(done, Err(Refused::NotLeader(leader))),
             });
             return None;
         }
@@ -232,6 +245,11 @@ impl Core {
                         self.answers.push(Answer::Index(done, result));
                     }
                 }
+                Effect::Changed { ticket, result } => {
+                    if let Some((_, Waiter::Changed(done))) = self.waiters.remove(&ticket) {
+                        self.answers.push(Answer::Changed(done, result.map(|c| (*c.membership).clone())));
+                    }
+                }
                 Effect::Leader { term, node, ready, .. } => {
                     let leader = Leader { term, node, ready };
                     if view.leader() != leader {
@@ -262,6 +280,7 @@ impl Core {
             match answer {
                 Answer::Written(done, result) => done(result),
                 Answer::Index(done, result) => done(result),
+                Answer::Changed(done, result) => done(result),
             }
         }
     }
@@ -287,6 +306,7 @@ impl Core {
                     Some((_, Waiter::Index(done))) => {
                         self.answers.push(Answer::Index(done, Err(Rejected::NotLeader(None))));
                     }
+                    Some((_, Waiter::Changed(done))) => self.answers.push(Answer::Changed(done, Err(Refused::Unknown))),
                     None => {}
                 }
             }

@@ -375,7 +375,9 @@ mod tests {
             ..MachineState::default()
         };
         let bytes = state.encode_applied();
-        assert_eq!(hex(&bytes), format!("02ac0202{}05010907{}020101020200", "cc".repeat(32), "dd".repeat(32)) + "0003");
+        let (chain, start, zero) = ("cc".repeat(32), "dd".repeat(32), "00".repeat(16));
+        let expected = format!("02ac0202{chain} 05 0109 07{start} 02 0101{zero} 0202{zero} 00 00 03");
+        assert_eq!(hex(&bytes), expected.replace(' ', ""));
         assert_eq!(MachineState::decode_applied(&bytes).unwrap(), state);
 
         let mut result = ClientResult {

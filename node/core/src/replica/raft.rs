@@ -15,9 +15,11 @@
 //! - **Panics.** raft-rs panics on what a peer or a bad restart can cause: messages are checked first, and what panics
 //!   all the same is [`Fatal`] for this replica only.
 //!
-//! Left out: membership changes; a committed membership entry stops the replica by name.
+//! - **Membership.** Ours, see [`members`]: it counts from the moment it is applied, as raft-rs has it; a leader that is
+//!   no voter any more hands over and steps down.
 
 mod election;
+mod members;
 mod messages;
 mod storage;
 #[cfg(test)]
@@ -41,7 +43,8 @@ use self::storage::Storage;
 use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
 use crate::bug::{Bug, planted};
 use crate::error::Fatal;
-use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership, Payload};
+use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership};
+use crate::membership::{ChangeEntry, MembershipChange, Refused};
 
 /// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
 pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
@@ -124,6 +127,8 @@ pub struct RaftReplicator {
     /// The leader's log begins behind this one's end.
     needs_snapshot: Option<Index>,
     marked: Now,
+    /// Changes of the membership handed out and not yet applied.
+    changes: VecDeque<(u64, ChangeEntry)>,
 }
 
 impl RaftReplicator {
@@ -191,6 +196,7 @@ impl RaftReplicator {
             dropped: 0,
             needs_snapshot: None,
             marked: now,
+            changes: VecDeque::new(),
         };
         if replica.alone() {
             // Nobody else can lead: no reason to wait for an election timeout.
@@ -275,7 +281,9 @@ impl RaftReplicator {
             self.applying.push_back((last.index, bytes));
             self.applying_bytes += bytes;
             for entry in &committed {
-                out.committed.push(checked(self.shard, messages::to_log(entry))?);
+                let entry = messages::to_log(entry);
+                self.note_change(&entry)?;
+                out.committed.push(entry);
             }
         }
         self.run("go on", |node| node.advance_append_async(ready))?;
@@ -419,10 +427,7 @@ impl RaftReplicator {
             return self.transfer(now, None);
         }
         self.giving_up = false;
-        self.run("step down", |node| {
-            let term = node.raft.term;
-            node.raft.become_follower(term, raft::INVALID_ID);
-        })
+        self.step_down(now)
     }
 
     /// Of the others, the one whose log is furthest; one that was heard lately before one that was not.
@@ -431,7 +436,8 @@ impl RaftReplicator {
             let heard = self.heard.get(&ReplicaId::new(id));
             heard.is_some_and(|h| h.term == self.term() && now.saturating_sub(h.at) <= self.timing.election_min)
         };
-        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != self.me.get());
+        let leads = |id: u64| id != self.me.get() && self.can_lead(ReplicaId::new(id));
+        let others = self.node.raft.prs().iter().filter(|(id, _)| leads(**id));
         // Of equal ones the lowest id, so that the choice does not depend on a map's order.
         others.max_by_key(|(id, progress)| (alive(**id), progress.matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
     }
@@ -562,6 +568,7 @@ impl Replicator for RaftReplicator {
         while self.applying.front().is_some_and(|(last, _)| *last <= index.get()) {
             self.applying_bytes -= self.applying.pop_front().map_or(0, |(_, bytes)| bytes);
         }
+        self.apply_changes(index)?;
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
     }
 
@@ -574,10 +581,24 @@ impl Replicator for RaftReplicator {
         Ok(true)
     }
 
+    fn change(&mut self, now: Now, change: &MembershipChange) -> Result<Result<LogEntry, Refused>, Fatal> {
+        self.propose_change(now, change)
+    }
+
+    fn step_down(&mut self, _: Now) -> Result<(), Fatal> {
+        if !self.is_leader() {
+            return Ok(());
+        }
+        self.run("step down", |node| {
+            let term = node.raft.term;
+            node.raft.become_follower(term, raft::INVALID_ID);
+        })
+    }
+
     fn transfer(&mut self, now: Now, to: Option<ReplicaId>) -> Result<(), Fatal> {
         let to = to.map(ReplicaId::get).or_else(|| self.furthest_voter(now));
         match to {
-            Some(to) if self.is_leader() && to != self.me.get() && self.node.raft.prs().get(to).is_some() => {
+            Some(to) if self.is_leader() && to != self.me.get() && self.can_lead(ReplicaId::new(to)) => {
                 self.run("hand over", |node| node.transfer_leader(to))
             }
             _ => Ok(()),
@@ -683,21 +704,12 @@ impl Replicator for RaftReplicator {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { read_index: true, transfer: true, learners: false }
+        Capabilities { read_index: true, transfer: true, learners: true }
     }
 
     fn dropped(&self) -> u64 {
         self.dropped
     }
-}
-
-/// A committed entry that this version knows how to apply.
-fn checked(shard: ShardId, entry: LogEntry) -> Result<LogEntry, Fatal> {
-    if entry.payload == Payload::Membership {
-        let cause = "it changes the membership, which this version cannot: it was written by a newer one";
-        return Err(Fatal::new(format!("apply entry {} of {shard}", entry.index), cause));
-    }
-    Ok(entry)
 }
 
 /// Runs something of raft-rs; a panic becomes [`Fatal`]. After one nothing of it is used again: the replica stops.

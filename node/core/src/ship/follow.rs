@@ -9,17 +9,20 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use quorate_shared::ids::{Epoch, Hash, Index, NodeId, ShardId, Term};
+use quorate_shared::ids::{Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::status::NodeKind;
 
 use super::{Pull, ShipBatch, ShipProgress, chain_at};
 use crate::bug::{Bug, planted};
-use crate::entry;
+use crate::entry::{self, Body, Entry, Kind};
+use crate::epoch::{Relation, relation};
 use crate::error::Fatal;
+use crate::join::{last_id, replica_of};
 use crate::lag::ReaderReport;
-use crate::log::{LogEntry, LogReader, LogRecord};
+use crate::log::{LogEntry, LogReader, LogRecord, Membership, Payload};
 use crate::machine::Applied;
+use crate::membership::Host;
 use crate::replica::PersistId;
 use crate::replica::raft::APPLY_WINDOW_BYTES;
 use crate::shard::Effect;
@@ -76,6 +79,9 @@ pub struct Follower {
     applying: VecDeque<(Index, usize)>,
     applying_bytes: usize,
     applied: Index,
+    membership: Arc<Membership>,
+    /// The last id this log went by as a member.
+    was: ReplicaId,
 }
 
 impl Follower {
@@ -94,6 +100,14 @@ impl Follower {
             let cause = format!("the engine and the log have different hashes at {}", bounds.last);
             return Err(Fatal::new(doing(), cause));
         }
+        let mut epoch = epoch;
+        let mut at = applied.index.max(bounds.base.index).next();
+        while at <= bounds.last {
+            let read = log.entries(shard, at, bounds.last.next(), APPEND_BYTES_MAX)?;
+            let Some(end) = read.last() else { break };
+            at = end.index.next();
+            epoch = read.iter().filter_map(epoch_of).fold(epoch, Epoch::max);
+        }
         Ok(Self {
             shard,
             epoch,
@@ -110,7 +124,24 @@ impl Follower {
             applying: VecDeque::new(),
             applying_bytes: 0,
             applied: applied.index.max(bounds.base.index),
+            membership: Arc::clone(&applied.membership),
+            was: last_id(&bounds),
         })
+    }
+
+    /// The id under which this log is to go on as a member, once everything is applied: the driver is to open it anew
+    /// ([`crate::join::settle`]). [`ReplicaId::NONE`]: none.
+    pub fn named(&self, me: Host) -> ReplicaId {
+        if self.applied < self.last {
+            ReplicaId::NONE
+        } else {
+            replica_of(ReplicaId::NONE, self.was, me, &self.membership)
+        }
+    }
+
+    /// The epoch of what it has received.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// What to ask a server for.
@@ -121,8 +152,9 @@ impl Follower {
 
     /// Takes a batch. Entries that are here already are skipped.
     pub fn receive(&mut self, batch: ShipBatch, effects: &mut Vec<Effect>) -> Result<(), BadBatch> {
-        let same = batch.epoch == self.epoch || (planted(Bug::TwoEpochs) && batch.epoch.number == self.epoch.number);
-        if batch.shard != self.shard || !same {
+        let twin = planted(Bug::TwoEpochs) && batch.epoch.number == self.epoch.number;
+        let foreign = matches!(relation(self.epoch, batch.epoch), Relation::Older | Relation::Conflict) && !twin;
+        if batch.shard != self.shard || foreign {
             return Err(BadBatch::Foreign);
         }
         let mut new = batch.entries;
@@ -146,6 +178,7 @@ impl Follower {
             return Ok(());
         }
         (self.last, self.chain, self.term) = (last, chain, term);
+        self.epoch = new.iter().filter_map(epoch_of).fold(self.epoch, Epoch::max);
         self.issued += 1;
         self.writes.push_back((self.issued, last));
         self.fresh.extend(new.iter().cloned());
@@ -164,6 +197,7 @@ impl Follower {
     /// Entries are applied.
     pub fn applied(&mut self, applied: &Applied, effects: &mut Vec<Effect>) -> Result<(), Fatal> {
         self.applied = self.applied.max(applied.index);
+        self.membership = Arc::clone(&applied.membership);
         while let Some((_, bytes)) = self.applying.pop_front_if(|(last, _)| *last <= applied.index) {
             self.applying_bytes -= bytes;
         }
@@ -225,5 +259,16 @@ impl Follower {
             commit: self.commit,
             term: self.term,
         }
+    }
+}
+
+/// The epoch that an entry begins.
+fn epoch_of(entry: &LogEntry) -> Option<Epoch> {
+    if entry.payload != Payload::Entry || Entry::header(&entry.bytes).is_ok_and(|h| h.kind != Kind::Epoch) {
+        return None;
+    }
+    match Entry::decode(&entry.bytes).ok()?.body {
+        Body::Epoch(begun) => Some(begun.epoch),
+        _ => None,
     }
 }

@@ -8,9 +8,10 @@ use quorate_shared::status::NodeKind;
 
 use super::{Pull, Refusal, ShipBatch, ShipProgress, chain_at};
 use crate::entry;
+use crate::epoch::{Relation, relation};
 use crate::error::Fatal;
 use crate::lag::ReaderReport;
-use crate::log::LogReader;
+use crate::log::{EpochStart, LogReader};
 
 /// Largest window a reader gets.
 pub const WINDOW_BYTES_MAX: u64 = 16 << 20;
@@ -45,13 +46,24 @@ impl Sender {
     /// Begins a stream, if the reader's point is in this log.
     pub fn begin(
         log: &dyn LogReader,
-        epoch: Epoch,
+        (epoch, start): (Epoch, EpochStart),
         committed: Committed,
         pull: &Pull,
     ) -> Result<Result<Sender, Refusal>, Fatal> {
         let Some(bounds) = log.bounds(pull.shard) else { return Ok(Err(Refusal::NotHere(pull.shard))) };
-        if pull.epoch != epoch {
-            return Ok(Err(Refusal::OtherEpoch { ours: epoch }));
+        let older = match relation(epoch, pull.epoch) {
+            Relation::Same => false,
+            Relation::Older => true,
+            Relation::Newer => return Ok(Err(Refusal::OtherEpoch { ours: epoch })),
+            Relation::Conflict => return Ok(Err(Refusal::TwoEpochs { ours: epoch })),
+        };
+        // A reader of an epoch before this one is served if what it has is of this history: its chain says so.
+        let other = |refusal| if older { Refusal::NewEpoch { epoch, start } } else { refusal };
+        if older && pull.index > start.index && pull.index > bounds.base.index {
+            match chain_at(log, pull.shard, pull.index)? {
+                Some(ours) if ours == pull.chain => {}
+                _ => return Ok(Err(Refusal::NewEpoch { epoch, start })),
+            }
         }
         if pull.index < bounds.base.index {
             return Ok(Err(Refusal::NeedsSnapshot { first: bounds.base.index }));
@@ -60,7 +72,9 @@ impl Sender {
             return Ok(Err(Refusal::Ahead { commit: committed.shippable }));
         }
         match chain_at(log, pull.shard, pull.index)? {
-            Some(ours) if ours != pull.chain => return Ok(Err(Refusal::Diverged { index: pull.index, ours })),
+            Some(ours) if ours != pull.chain => {
+                return Ok(Err(other(Refusal::Diverged { index: pull.index, ours })));
+            }
             Some(_) => {}
             None => return Ok(Err(Refusal::Ahead { commit: committed.shippable })),
         }

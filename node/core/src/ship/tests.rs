@@ -19,6 +19,7 @@ use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;
 const EPOCH: Epoch = Epoch { number: 1, id: 300 };
+const ERA: (Epoch, EpochStart) = (EPOCH, EpochStart { index: Index::new(0), chain: Hash([3; 32]) });
 
 fn base() -> BaseRecord {
     BaseRecord {
@@ -143,7 +144,7 @@ fn streams_resumes_and_reports() {
     let mut reader = Reader::open(disk(&[]), Arc::default());
     for round in 0u64..30 {
         let upto = committed((round * 3).min(60));
-        let mut sender = Sender::begin(&*log, EPOCH, upto, &reader.follower.pull()).unwrap().unwrap();
+        let mut sender = Sender::begin(&*log, ERA, upto, &reader.follower.pull()).unwrap().unwrap();
         while let Some(batch) = sender.next(&*log, upto).unwrap() {
             let bytes = ServerMessage::Batch(batch).encode();
             let Ok(ServerMessage::Batch(batch)) = ServerMessage::decode(&bytes) else { panic!("not a batch") };
@@ -161,7 +162,7 @@ fn streams_resumes_and_reports() {
             reader = reader.restart(&mut rng, wiped);
         }
     }
-    let mut sender = Sender::begin(&*log, EPOCH, committed(60), &reader.follower.pull()).unwrap().unwrap();
+    let mut sender = Sender::begin(&*log, ERA, committed(60), &reader.follower.pull()).unwrap().unwrap();
     while let Some(batch) = sender.next(&*log, committed(60)).unwrap() {
         reader.receive(batch).unwrap();
     }
@@ -179,7 +180,7 @@ fn a_window_holds_the_server_back() {
     let (entries, chains) = history(40, "a");
     let log = disk(&entries);
     let pull = Pull { window: 1, ..pull_from(0, chains[0]) };
-    let mut sender = Sender::begin(&*log, EPOCH, committed(10), &pull).unwrap().unwrap();
+    let mut sender = Sender::begin(&*log, ERA, committed(10), &pull).unwrap().unwrap();
     assert_eq!(sender.next(&*log, committed(10)).unwrap().unwrap().last, Index::new(10));
     assert_eq!(sender.next(&*log, committed(40)).unwrap(), None);
     let ten = Index::new(10);
@@ -198,15 +199,28 @@ fn refuses_a_point_that_is_not_in_the_log() {
     let (entries, chains) = history(20, "a");
     let (_, others) = history(20, "b");
     let log = disk(&entries);
-    let begin =
-        |epoch, upto, pull: &Pull| Sender::begin(&*log, epoch, committed(upto), pull).unwrap().map(|s| s.sent());
+    let begin = |epoch, upto, pull: &Pull| {
+        Sender::begin(&*log, (epoch, EpochStart { index: Index::new(12), chain: chains[12] }), committed(upto), pull)
+            .unwrap()
+            .map(|s| s.sent())
+    };
     assert_eq!(begin(EPOCH, 20, &pull_from(20, chains[20])), Ok(Index::new(20)));
     let diverged = Refusal::Diverged { index: Index::new(20), ours: chains[20] };
     assert_eq!(begin(EPOCH, 20, &pull_from(20, others[20])), Err(diverged));
     let ahead = Refusal::Ahead { commit: Index::new(10) };
     assert_eq!(begin(EPOCH, 10, &pull_from(11, chains[11])), Err(ahead));
-    let newer = Epoch { number: 2, id: 1 };
-    assert_eq!(begin(newer, 20, &pull_from(0, chains[0])), Err(Refusal::OtherEpoch { ours: newer }));
+    // Of another epoch: what agrees is served, what does not is told where the newer one began.
+    let (newer, twin) = (Epoch { number: 2, id: 1 }, Epoch { number: 1, id: 1 });
+    for (index, chain) in [(0, chains[0]), (12, chains[12]), (15, chains[15])] {
+        assert_eq!(begin(newer, 20, &pull_from(index, chain)), Ok(Index::new(index)));
+    }
+    let start = EpochStart { index: Index::new(12), chain: chains[12] };
+    for (index, chain) in [(12, others[12]), (13, others[13]), (25, others[20])] {
+        assert_eq!(begin(newer, 20, &pull_from(index, chain)), Err(Refusal::NewEpoch { epoch: newer, start }));
+    }
+    assert_eq!(begin(twin, 20, &pull_from(0, chains[0])), Err(Refusal::TwoEpochs { ours: twin }));
+    let ahead = Pull { epoch: newer, ..pull_from(0, chains[0]) };
+    assert_eq!(begin(EPOCH, 20, &ahead), Err(Refusal::OtherEpoch { ours: EPOCH }));
 }
 
 #[test]

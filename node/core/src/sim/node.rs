@@ -571,6 +571,7 @@ impl World {
             Effect::Apply { entries } => self.commits(id, entries),
             Effect::Reply { ticket, result } => self.replied(id, ticket, result),
             Effect::ReadReady { ticket, result } => self.read_ready(id, ticket, result),
+            Effect::Changed { .. } => {}
             Effect::NeedsSnapshot { .. } => self.violate(format!("n{id} wants a snapshot, and nothing was trimmed")),
             Effect::Leader { term, leader, ready, .. } => {
                 self.trace.note(self.now, id, "leader", term.get(), leader.map_or(0, ReplicaId::get));

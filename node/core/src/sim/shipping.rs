@@ -172,17 +172,19 @@ impl World {
             }
             // Reads ask for the read index here, at any level.
             ReaderMessage::Probe { .. } => {}
-            ReaderMessage::Pull(pull) => match Sender::begin(&*log, epoch, committed, &pull) {
-                Ok(Ok(sender)) => {
-                    process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
-                    self.ship_more(id);
+            ReaderMessage::Pull(pull) => {
+                match Sender::begin(&*log, (epoch, crate::log::EpochStart::default()), committed, &pull) {
+                    Ok(Ok(sender)) => {
+                        process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
+                        self.ship_more(id);
+                    }
+                    Ok(Err(refusal)) => {
+                        let message = ServerMessage::Refused(refusal).encode();
+                        self.send(id, from, Packet::Shipped { link, message });
+                    }
+                    Err(e) => self.stopped(id, &e),
                 }
-                Ok(Err(refusal)) => {
-                    let message = ServerMessage::Refused(refusal).encode();
-                    self.send(id, from, Packet::Shipped { link, message });
-                }
-                Err(e) => self.stopped(id, &e),
-            },
+            }
         }
     }
 

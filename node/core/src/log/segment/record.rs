@@ -392,8 +392,8 @@ mod tests {
             decided: Index::new(6),
             syncing: Some(Index::new(7)),
         };
-        let chain = "cc".repeat(32);
-        let base_bytes = format!("010000{chain} 02 0101 0202 00 00 03 01ac02 00{chain} 09");
+        let (chain, zero) = ("cc".repeat(32), "00".repeat(16));
+        let base_bytes = format!("010000{chain} 02 0101{zero} 0202{zero} 00 00 03 01ac02 00{chain} 09");
         let cases = [
             (
                 LogRecord::Hard(hard),
@@ -402,7 +402,7 @@ mod tests {
                 "0400000000000000 0200000000000000 0100000000000000".to_owned(),
             ),
             (LogRecord::Truncate(Index::new(6)), "08000000", "0301", "0600000000000000".to_owned()),
-            (LogRecord::Base(base), "50000000", "0402", base_bytes),
+            (LogRecord::Base(base), "70000000", "0402", base_bytes),
             (
                 LogRecord::Paxos(paxos),
                 "30000000",

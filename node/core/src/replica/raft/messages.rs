@@ -192,12 +192,9 @@ pub(super) fn to_log(entry: &Entry) -> LogEntry {
         EntryType::EntryNormal => Payload::Entry,
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => Payload::Membership,
     };
-    LogEntry {
-        index: Index::new(entry.index),
-        term: quorate_shared::ids::Term::new(entry.term),
-        payload,
-        bytes: entry.data.clone(),
-    }
+    // What raft-rs makes of a change is its own business; ours is beside it.
+    let bytes = if payload == Payload::Membership { entry.context.clone() } else { entry.data.clone() };
+    LogEntry { index: Index::new(entry.index), term: quorate_shared::ids::Term::new(entry.term), payload, bytes }
 }
 
 /// Our entry as raft-rs's. The bytes are shared, not copied.
@@ -209,7 +206,10 @@ pub(super) fn from_log(entry: &LogEntry) -> Entry {
     });
     out.index = entry.index.get();
     out.term = entry.term.get();
-    out.data = entry.bytes.clone();
+    match entry.payload {
+        Payload::Membership => out.context = entry.bytes.clone(),
+        Payload::Entry | Payload::Empty => out.data = entry.bytes.clone(),
+    }
     out
 }
 

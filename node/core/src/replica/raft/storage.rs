@@ -7,22 +7,21 @@
 //! Invariant: everything before the tail is in the log exactly as the protocol knows it; no truncation of it is pending.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_shared::ids::{Index, ShardId};
-use raft::eraftpb::{ConfState, Entry, HardState as RaftHardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
 use super::messages::from_log;
 use crate::error::Fatal;
-use crate::log::{HardState, LogReader, Membership};
+use crate::log::{HardState, LogReader, Membership, Payload};
 
 /// Bytes of durable entries kept in memory.
 const CACHE_BYTES: usize = 8 << 20;
-/// Most bytes of one read that names no limit: raft-rs looks through all unapplied entries for membership changes
-/// before it stands for election, and this version has none.
-const UNLIMITED_BYTES: usize = 4 << 20;
+/// Most bytes of one read of the log at the start.
+const SCAN_BYTES: usize = 4 << 20;
 /// Bytes of the log read for followers between two refills: reading blocks everything else of this node. A follower
 /// that is far behind goes on with its next acknowledgement.
 const READ_BYTES: usize = 4 << 20;
@@ -40,6 +39,9 @@ pub(super) struct Storage {
     tail_bytes: usize,
     last: u64,
     durable: u64,
+    /// Where the log has changes of the membership that are not applied: raft-rs must not stand for election while a
+    /// committed one is among them, and looks through everything for them.
+    changes: BTreeSet<u64>,
     /// While set, reads give nothing: the replicator takes no more committed entries than the applier can hold.
     pub(super) pause: Cell<bool>,
     /// Bytes that may still be read for followers.
@@ -68,6 +70,7 @@ impl Storage {
             return Err(Fatal::new(format!("open {shard}"), cause));
         }
         hard.commit = hard.commit.max(applied).max(bounds.base.index);
+        let changes = changes_after(&*log, shard, applied.max(bounds.base.index), bounds.last)?;
         Ok(Self {
             log,
             shard,
@@ -78,6 +81,7 @@ impl Storage {
             tail_bytes: 0,
             last: bounds.last.get(),
             durable: bounds.last.get(),
+            changes,
             pause: Cell::new(false),
             budget: Cell::new(READ_BYTES),
             failed: RefCell::new(None),
@@ -115,8 +119,12 @@ impl Storage {
                 }
             }
             self.durable = self.durable.min(first.index - 1);
+            self.changes.split_off(&first.index);
         }
         for entry in entries {
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.changes.insert(entry.index);
+            }
             self.tail_bytes += size(entry);
             self.tail.push_back(entry.clone());
         }
@@ -147,6 +155,23 @@ impl Storage {
         }
     }
 
+    /// Changes of the membership up to this index are applied.
+    pub(super) fn changed(&mut self, index: u64) {
+        self.changes = self.changes.split_off(&(index + 1));
+    }
+
+    /// The kinds of entries without the entries: all raft-rs looks at where it reads without a limit.
+    fn kinds(&self, low: u64, high: u64) -> Vec<Entry> {
+        let kind = |index| {
+            let mut out = Entry::default();
+            if self.changes.contains(&index) {
+                out.set_entry_type(EntryType::EntryConfChangeV2);
+            }
+            out
+        };
+        (low..high).map(kind).collect()
+    }
+
     /// A flush is over: followers may be read for again.
     pub(super) fn refill(&self) {
         self.budget.set(READ_BYTES);
@@ -160,6 +185,18 @@ impl Storage {
         self.failed.borrow_mut().get_or_insert(fatal);
         Err(Error::Store(StorageError::Unavailable))
     }
+}
+
+fn changes_after(log: &dyn LogReader, shard: ShardId, after: Index, last: Index) -> Result<BTreeSet<u64>, Fatal> {
+    let mut out = BTreeSet::new();
+    let mut at = after.next();
+    while at <= last {
+        let read = log.entries(shard, at, last.next(), SCAN_BYTES)?;
+        let Some(end) = read.last() else { break };
+        at = end.index.next();
+        out.extend(read.iter().filter(|e| e.payload == Payload::Membership).map(|e| e.index.get()));
+    }
+    Ok(out)
 }
 
 /// A membership as raft-rs knows it. A learner that is still one of the voters before counts as theirs.
@@ -200,7 +237,8 @@ impl raft::Storage for Storage {
         if low <= self.base.0 {
             return Err(Error::Store(StorageError::Compacted));
         }
-        let limit = max_size.into().map_or(UNLIMITED_BYTES, |m| usize::try_from(m).unwrap_or(usize::MAX));
+        let Some(limit) = max_size.into() else { return Ok(self.kinds(low, high)) };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let tail_first = self.tail_first();
         let mut out = Vec::new();
         let mut bytes = 0;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use quorate_shared::ids::{Epoch, NodeId};
 
 use super::*;
-use crate::log::BaseRecord;
+use crate::log::{BaseRecord, Payload};
 use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;
