@@ -16,10 +16,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use futures::future::join_all;
 use quorate_shared::ids::{NodeId, ShardId};
-use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, NodeStatus, SCHEMA, ShardStatus, Verdict};
+use quorate_shared::status::{
+    ArchiveStatus, ClusterStatus, MemberStatus, NodeKind, NodeStatus, SCHEMA, ShardStatus, Verdict,
+};
 use quorate_shared::wire::NodeAddress;
 
-use crate::report::{NodeReport, NodeState, Reports};
+use crate::report::{ArchiveHeard, NodeReport, NodeState, Reports};
 
 /// How long a node may take to report before the picture is taken without it.
 pub const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -114,10 +116,33 @@ pub fn merge(gathered: &Gathered, since: &mut Since) -> ClusterStatus {
         shards,
         sessions: reports.iter().map(|report| report.sessions).sum(),
         problems: Vec::new(),
+        archives: archives(gathered),
     };
     status.problems = problems::find(gathered, &status, since);
     status.verdict = status.problems.iter().map(|problem| problem.severity).max().unwrap_or(Verdict::Ok);
     status
+}
+
+/// Every archive anybody knows, as heard last.
+fn archives(gathered: &Gathered) -> Vec<ArchiveStatus> {
+    let mut all: BTreeMap<u64, (&ArchiveHeard, Option<u64>)> = BTreeMap::new();
+    for heard in gathered.reports().flat_map(|report| &report.archives) {
+        let (best, age) = all.entry(heard.id).or_insert((heard, heard.age_ms));
+        if heard.age_ms.is_some_and(|ms| age.is_none_or(|age| ms < age)) {
+            (*best, *age) = (heard, heard.age_ms);
+        }
+    }
+    // Nobody has heard of it since it started: that long at least.
+    let listening = gathered.reports().map(|report| report.uptime_ms).max().unwrap_or(0);
+    let status = |(heard, age): (&ArchiveHeard, Option<u64>)| ArchiveStatus {
+        id: format!("{:016x}", heard.id),
+        label: heard.label.clone(),
+        started: time_text(heard.started_ms),
+        age_ms: age.unwrap_or(listening),
+        age_at_least: age.is_none(),
+        shards: heard.shards.iter().map(|(shard, index)| (shard.to_string(), index.get())).collect(),
+    };
+    all.into_values().map(status).collect()
 }
 
 /// A node of another cluster behind a known address is no answer.

@@ -15,6 +15,7 @@ pub mod peers;
 pub mod proving;
 pub mod report;
 pub mod reporting;
+pub mod restore;
 pub mod router;
 pub mod serve;
 pub mod sessions;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use quorate_node::config::{Config, ConfigError, ENV_PREFIX, RawConfig, RawList, RawPeers};
 use quorate_node::node::{self, NodeError};
+use quorate_node::restore::command::{BackupVerifyArgs, RestoreArgs};
 use quorate_node::telemetry::{self, Format};
 use quorate_node::verify;
 
@@ -30,6 +31,10 @@ enum Command {
     Start(Box<StartArgs>),
     /// Proves a closed node's directory: recomputes checksums, hash chains and digests, and changes nothing.
     Verify(VerifyArgs),
+    /// Makes a data directory of a backup: the first voter of a new cluster.
+    Restore(RestoreArgs),
+    /// Proves that a backup is good: restores it into a scratch directory and compares.
+    BackupVerify(BackupVerifyArgs),
 }
 
 /// Exit codes: 0 proved, 1 damaged, 2 it could not be looked at.
@@ -193,6 +198,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Start(args) => start(&args),
         Command::Verify(args) => verify(args),
+        Command::Restore(args) => ExitCode::from(args.run()),
+        Command::BackupVerify(args) => ExitCode::from(args.run()),
     }
 }
 

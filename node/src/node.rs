@@ -271,7 +271,7 @@ fn assemble(
     });
     peers.attach(events.clone());
     forwarder.set_runner(events.runner.clone());
-    let streams = NodeStreams::new(forwarder.clone());
+    let streams = NodeStreams::new(forwarder.clone(), reports.clone());
     let tasks = TaskTracker::new();
     Ok(Parts { config: config.clone(), peers, forwarder, reports, events, streams, tasks, stop_tasks, failures })
 }
@@ -449,7 +449,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing, flusher)?);
     parts.reports.set_rebuilt(rebuilt);
     parts.forwarder.serve(driver.clone());
-    parts.streams.serve(reader.clone());
+    parts.streams.serve(reader.clone(), parts.events.holds.clone());
     let server = Server {
         driver: driver.clone(),
         log: reader.clone(),

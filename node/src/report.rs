@@ -88,6 +88,23 @@ pub struct NodeReport {
     pub clock_ms: u64,
     /// Where its last scrub found replicas that differ and are not rebuilt: which (`s1/n3`), and how.
     pub diverged: Vec<(String, String)>,
+    /// Archives of the log that its catalog knows.
+    pub archives: Vec<ArchiveHeard>,
+}
+
+/// An archive of the log, as a node knows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ArchiveHeard {
+    /// Its id.
+    pub id: u64,
+    /// Where it is written.
+    pub label: String,
+    /// When it was begun, milliseconds since 1970.
+    pub started_ms: u64,
+    /// Milliseconds since the moment up to which everything is durable in it; `None`: this node has not heard of it.
+    pub age_ms: Option<u64>,
+    /// The last durable index of each shard.
+    pub shards: Vec<(ShardId, Index)>,
 }
 
 /// Counters that the doors keep and reports show.

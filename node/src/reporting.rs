@@ -18,6 +18,7 @@ use crate::peers::Peers;
 use crate::peers::message::{Ask, Reply};
 use crate::report::{Counters, NodeReport, Reports, ShardReport};
 use crate::router::Router;
+use crate::streams::archives::Archives;
 
 /// The node's reports. Disk numbers are refreshed by housekeeping.
 pub struct NodeReports {
@@ -36,6 +37,8 @@ pub struct NodeReports {
     pub disk_free: AtomicU64,
     /// Free space is below the reserve.
     pub disk_low: AtomicBool,
+    /// What was heard of archives.
+    pub archives: Archives,
 }
 
 impl NodeReports {
@@ -60,6 +63,7 @@ impl NodeReports {
             disk_used: AtomicU64::new(0),
             disk_free: AtomicU64::new(crate::store::free_bytes(data).unwrap_or(0)),
             disk_low: AtomicBool::new(false),
+            archives: Archives::default(),
         })
     }
 
@@ -154,6 +158,7 @@ impl Reports for NodeReports {
                 .flatten()
                 .cloned()
                 .collect(),
+            archives: driver.map(|d| self.archives.of(&d.catalog())).unwrap_or_default(),
         }
     }
 

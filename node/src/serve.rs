@@ -11,9 +11,10 @@ pub mod session;
 pub mod tcp;
 
 use async_trait::async_trait;
+use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::error::WireError;
 use quorate_shared::feed::FeedToken;
-use quorate_shared::ids::SessionId;
+use quorate_shared::ids::{SessionId, ShardId};
 use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::{ClientHello, Column, Done, QueryOptions, Response, SchemaInfo};
 use tokio_util::sync::CancellationToken;
@@ -84,6 +85,21 @@ pub trait Streams: Send + Sync + 'static {
         from: Option<FeedToken>,
         sink: &dyn StreamSink,
     ) -> Result<(), WireError>;
+
+    /// A shard's log for a backup, as [`Response::Archive`]s; with `once` it ends behind what is committed by now.
+    async fn archive(
+        &self,
+        shard: ShardId,
+        after: Option<ArchivePoint>,
+        once: bool,
+        sink: &dyn StreamSink,
+    ) -> Result<(), WireError>;
+
+    /// An archiver says how far it is.
+    async fn archived(&self, report: &ArchiveReport) -> Result<(), WireError>;
+
+    /// An archive is gone on with no more.
+    async fn forget_archive(&self, id: u64) -> Result<(), WireError>;
 }
 
 /// Opens SQL sessions for doors.

@@ -391,6 +391,13 @@ fn write_identity(path: &Path, identity: &Identity) -> Result<(), StoreError> {
     replace_file(path, "identity.json", text.as_bytes())
 }
 
+/// Writes the identity of a voter whose cluster is known from the start, into a directory that is being made.
+pub fn write_founded(path: &Path, node: NodeId, founding: &Founding) -> Result<(), StoreError> {
+    let nonce = founding.members.iter().find(|m| m.node == node).map_or_else(Nonce::default, |m| m.nonce);
+    let founding = Some(FoundingRecord::of(founding));
+    write_identity(path, &Identity { format: FORMAT, node, kind: NodeKind::Voter, nonce, founding })
+}
+
 /// Replaces a file so that after a crash there is the old or the new one, whole.
 pub(crate) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = directory.join(format!("{name}.new"));

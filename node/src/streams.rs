@@ -1,10 +1,13 @@
-//! Streams for clients out of this node's own log: change feeds.
+//! Streams for clients out of this node's own log: change feeds, and the log itself for backups.
 //!
 //! Any node serves them, a lagging one as far as it is. What is delivered is committed and applied here, so it can be
 //! read here too. A stream never holds anything up: its reader gets batches under credit, and the log is not kept for it
 //! beyond what it is kept anyway.
 //!
 //! Invariant: a stream that cannot go on ends with an error that says why; it never leaves anything out.
+
+pub mod archive;
+pub mod archives;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,6 +16,7 @@ use async_trait::async_trait;
 use quorate_core::error::Fatal;
 use quorate_core::log::LogReader;
 use quorate_core::ship::changes::{BadToken, Changes, Found, Part, Start};
+use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::feed::{Change, FeedBatch, FeedColumns, FeedToken};
 use quorate_shared::ids::ShardId;
@@ -21,6 +25,8 @@ use quorate_shared::wire::Response;
 
 use crate::driver::view::ShardView;
 use crate::forward::{Forwarder, NodeRouter};
+use crate::housekeeping::bases::Holds;
+use crate::reporting::NodeReports;
 use crate::router::Router;
 use crate::serve::outbox::row_bytes;
 use crate::serve::{StreamSink, Streams};
@@ -33,7 +39,10 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 /// See the module. Exists from the node's start; serves once the log is open.
 pub struct NodeStreams {
     forwarder: Arc<Forwarder>,
+    reports: Arc<NodeReports>,
     log: OnceLock<Arc<dyn LogReader>>,
+    /// The log is kept for archives as for other readers.
+    holds: OnceLock<Arc<Holds>>,
 }
 
 /// A table of the catalog, as far as a feed needs it.
@@ -44,14 +53,14 @@ struct Named {
 
 impl NodeStreams {
     /// Serves nothing yet.
-    pub fn new(forwarder: Arc<Forwarder>) -> Arc<Self> {
-        Arc::new(Self { forwarder, log: OnceLock::new() })
+    pub fn new(forwarder: Arc<Forwarder>, reports: Arc<NodeReports>) -> Arc<Self> {
+        Arc::new(Self { forwarder, reports, log: OnceLock::new(), holds: OnceLock::new() })
     }
 
     /// The log is open from here on.
-    pub fn serve(&self, log: Arc<dyn LogReader>) {
+    pub fn serve(&self, log: Arc<dyn LogReader>, holds: Arc<Holds>) {
         // A second opening cannot happen.
-        let _ = self.log.set(log);
+        let _ = (self.log.set(log), self.holds.set(holds));
     }
 
     fn view(&self, shard: ShardId) -> Result<(Arc<ShardView>, &dyn LogReader), WireError> {
@@ -154,6 +163,24 @@ impl Streams for NodeStreams {
         let changes = self.begin(database, table, from).await?;
         let shard = changes.token().shard;
         self.run_feed(changes, shard, sink).await
+    }
+
+    async fn archive(
+        &self,
+        shard: ShardId,
+        after: Option<ArchivePoint>,
+        once: bool,
+        sink: &dyn StreamSink,
+    ) -> Result<(), WireError> {
+        self.run_archive(shard, after, once, sink).await
+    }
+
+    async fn archived(&self, report: &ArchiveReport) -> Result<(), WireError> {
+        self.note_archive(report).await
+    }
+
+    async fn forget_archive(&self, id: u64) -> Result<(), WireError> {
+        self.drop_archive(id).await
     }
 }
 

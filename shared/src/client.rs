@@ -11,6 +11,7 @@
 //! Left out: several requests at once on one connection. Who wants that opens several clients.
 
 mod admin;
+mod archive;
 mod cancel;
 mod feed;
 mod link;
@@ -30,6 +31,7 @@ use crate::value::Value;
 use crate::wire::{Done, NodeAddress, QueryOptions, Request, Response, SchemaInfo, Welcome};
 
 pub use admin::AdminEnd;
+pub use archive::Archive;
 pub use cancel::CancelHandle;
 pub use feed::Feed;
 pub use result::{Prepared, ResultSet, ResultStream, Watch};

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod anchor;
+pub mod archive;
 pub mod error;
 pub mod feed;
 pub mod ids;

@@ -84,6 +84,26 @@ pub struct ClusterStatus {
     pub sessions: u64,
     /// What is wrong, worst first.
     pub problems: Vec<Problem>,
+    /// Archives of the log that are kept outside (`quorate backup`).
+    #[serde(default)]
+    pub archives: Vec<ArchiveStatus>,
+}
+
+/// An archive of the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Default)]
+pub struct ArchiveStatus {
+    /// Its id, in hex.
+    pub id: String,
+    /// Where it is written.
+    pub label: String,
+    /// When it was begun, RFC 3339 UTC.
+    pub started: String,
+    /// Milliseconds since the moment up to which everything is durable in it.
+    pub age_ms: u64,
+    /// `age_ms` is a lower bound: no node that answered has heard of it since it started.
+    pub age_at_least: bool,
+    /// The last durable index of each shard, as last heard, e.g. `s1`.
+    pub shards: Vec<(String, u64)>,
 }
 
 /// One node.

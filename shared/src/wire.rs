@@ -13,9 +13,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminAction, AdminEvent};
+use crate::archive::{ArchivePart, ArchivePoint, ArchiveReport};
 use crate::error::WireError;
 use crate::feed::{FeedBatch, FeedToken};
-use crate::ids::{CatalogVersion, ClusterId, Epoch, NodeId, Nonce, SessionId, Token, WriteId};
+use crate::ids::{CatalogVersion, ClusterId, Epoch, NodeId, Nonce, SessionId, ShardId, Token, WriteId};
 use crate::status::{ClusterStatus, NodeKind};
 use crate::value::{SqlType, Value};
 
@@ -279,6 +280,24 @@ pub enum Request {
         /// Batches the server may send before it waits for [`Request::Credit`]; 0 means 16.
         credit: u32,
     },
+    /// Send a shard's log for a backup, until cancelled; answered by [`Response::Archive`]s under credit.
+    Archive {
+        /// The shard.
+        shard: ShardId,
+        /// Go on behind this point; `None`: begin, with the base.
+        after: Option<ArchivePoint>,
+        /// End when everything committed by now has been sent.
+        once: bool,
+        /// Batches the server may send before it waits for [`Request::Credit`]; 0 means 16.
+        credit: u32,
+    },
+    /// An archiver says how far it is; answered by an empty final batch.
+    Archived(ArchiveReport),
+    /// An archive is gone on with no more; answered by an empty final batch.
+    ForgetArchive {
+        /// Its id.
+        id: u64,
+    },
 }
 
 /// A column of a result.
@@ -361,6 +380,8 @@ pub enum Response {
     },
     /// A part of a table's changes.
     Feed(FeedBatch),
+    /// A part of a shard's log for a backup.
+    Archive(ArchivePart),
 }
 
 /// Names for completion and `\d`.

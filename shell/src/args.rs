@@ -14,7 +14,7 @@ use quorate_shared::admin::AdminAction;
 use quorate_shared::ids::NodeId;
 use quorate_shared::wire::ReadLevel;
 
-pub use self::streams::{FeedArgs, FeedPoint};
+pub use self::streams::{BackupArgs, FeedArgs, FeedPoint, RestoreArgs};
 
 use crate::bench::Workload;
 use crate::exit::Exit;
@@ -121,6 +121,10 @@ pub enum Command {
     Anchor(AnchorArgs),
     /// Print a table's committed changes as JSON lines, as they come
     Feed(FeedArgs),
+    /// Keep a backup: the log of every shard, until it is stopped
+    Backup(Box<BackupArgs>),
+    /// Make a data directory of a backup, as of any time it reaches to
+    Restore(RestoreArgs),
 }
 
 /// `quorate verify`.

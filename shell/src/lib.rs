@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod backup;
 pub mod bench;
 pub mod collect;
 pub mod command;

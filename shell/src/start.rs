@@ -19,7 +19,7 @@ use crate::render::error::{Paint, plain_error};
 use crate::script;
 use crate::session::{Display, Session, client_config, colors};
 use crate::tui::run as tui;
-use crate::{admin, bench, demo, feed, prove, repl};
+use crate::{admin, backup, bench, demo, feed, prove, repl};
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -62,7 +62,9 @@ async fn run(args: &Args, paint: Paint) -> u8 {
         Some(Command::Top(a)) => a.url.as_deref(),
         Some(Command::Bench(a)) => a.url.as_deref(),
         Some(Command::Feed(a)) => a.url.as_deref(),
-        Some(Command::Demo(_) | Command::Admin(_) | Command::Verify(_) | Command::Anchor(_)) | None => None,
+        Some(Command::Demo(_) | Command::Admin(_) | Command::Verify(_) | Command::Anchor(_) | Command::Restore(_))
+        | None => None,
+        Some(Command::Backup(a)) => a.url.as_deref(),
     };
     let usage = if matches!(args.command, Some(Command::Status(_))) { 3 } else { Exit::Usage.code() };
     let options = match config::resolve(&args.connection, url.or(args.url.as_deref())) {
@@ -81,6 +83,8 @@ async fn run(args: &Args, paint: Paint) -> u8 {
             ended(Box::pin(tui::run(top)).await.map_err(Into::into), paint)
         }
         Some(Command::Bench(bench)) => ended(Box::pin(bench::run(measure(&options, bench))).await, paint),
+        Some(Command::Backup(args)) => ended(Box::pin(backup::run(&options, args, paint)).await, paint),
+        Some(Command::Restore(args)) => ended(backup::restore(args), paint),
         Some(Command::Feed(args)) => ended(feed::run(&options, args, paint).await, paint),
         Some(Command::Demo(demo)) => {
             let demo = demo::Options {

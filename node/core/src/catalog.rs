@@ -83,6 +83,17 @@ pub struct JobDesc {
     pub error: Option<Vec<u8>>,
 }
 
+/// An archive of the log that somebody keeps outside: named here, so that one that is gone on with no more is missed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ArchiveDesc {
+    /// Its id.
+    pub id: u64,
+    /// Where it is written, for people.
+    pub label: String,
+    /// When it was begun, milliseconds since 1970.
+    pub started_ms: u64,
+}
+
 /// Numbers that are handed out: next database, table (also storage) and job id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Counters {
@@ -117,6 +128,8 @@ pub struct Catalog {
     pub nodes: BTreeMap<NodeId, NodeDesc>,
     /// By id; finished ones are removed once their waiters may have seen them.
     pub jobs: BTreeMap<u64, JobDesc>,
+    /// By id.
+    pub archives: BTreeMap<u64, ArchiveDesc>,
     /// `None` before the first entry.
     pub counters: Option<Counters>,
 }
@@ -178,6 +191,11 @@ impl Descriptor for JobDesc {
         CatalogKey::Job(self.id)
     }
 }
+impl Descriptor for ArchiveDesc {
+    fn key(&self) -> CatalogKey {
+        CatalogKey::Archive(self.id)
+    }
+}
 impl Descriptor for Counters {
     fn key(&self) -> CatalogKey {
         CatalogKey::Counters
@@ -233,6 +251,10 @@ impl Catalog {
             CatalogKey::Job(id) => match value.map(JobDesc::decode).transpose()? {
                 Some(desc) => drop(self.jobs.insert(id, desc)),
                 None => drop(self.jobs.remove(&id)),
+            },
+            CatalogKey::Archive(id) => match value.map(ArchiveDesc::decode).transpose()? {
+                Some(desc) => drop(self.archives.insert(id, desc)),
+                None => drop(self.archives.remove(&id)),
             },
         }
         Ok(())
@@ -312,6 +334,8 @@ mod tests {
         assert_eq!(hex(&node.encode()), "05010403613a310001");
         let job = JobDesc { id: 7, table: TableId::new(5), state: "x".into(), work: vec![1], error: None };
         assert_eq!(hex(&job.encode()), "060107050178010100");
+        let archive = ArchiveDesc { id: 9, label: "x".into(), started_ms: 300 };
+        assert_eq!(hex(&archive.encode()), "0701090178ac02");
         let view = ViewDesc {
             id: TableId::new(9),
             database: DatabaseId::new(1),

@@ -69,6 +69,8 @@ pub enum CatalogKey {
     Node(NodeId),
     /// A DDL job.
     Job(u64),
+    /// An archive of the log.
+    Archive(u64),
 }
 
 /// A stored key.
@@ -182,6 +184,7 @@ impl CatalogKey {
             CatalogKey::View(id) => (4, id.get()),
             CatalogKey::Node(id) => (5, id.get()),
             CatalogKey::Job(id) => (6, id),
+            CatalogKey::Archive(id) => (7, id),
         }
     }
 
@@ -193,6 +196,7 @@ impl CatalogKey {
             4 => CatalogKey::View(TableId::new(id)),
             5 => CatalogKey::Node(NodeId::new(id)),
             6 => CatalogKey::Job(id),
+            7 => CatalogKey::Archive(id),
             _ => return Err(KeyError::Malformed),
         })
     }
@@ -643,6 +647,7 @@ pub(crate) mod tests {
             (Key::Catalog(CatalogKey::View(TableId::new(1))), "02040000000000000001"),
             (Key::Catalog(CatalogKey::Node(NodeId::new(1))), "02050000000000000001"),
             (Key::Catalog(CatalogKey::Job(1)), "02060000000000000001"),
+            (Key::Catalog(CatalogKey::Archive(1)), "02070000000000000001"),
             (data.clone(), "0307f9012c80"),
             (Key::History { key: data.encode(), timestamp: Timestamp::from_raw(1) }, "040307f9012c80fffffffffffffffe"),
         ];

@@ -16,6 +16,7 @@
 
 pub(crate) mod capture;
 mod collect;
+pub mod refound;
 mod scrub;
 mod state;
 

@@ -15,6 +15,8 @@ const LAG_MS_MAX: u64 = 1_000;
 const STALL_MS_MAX: u64 = 10_000;
 /// A write to the disk that takes longer is a problem.
 const SYNC_MS_MAX: u64 = 1_000;
+/// An archive that is older is gone on with no more. Long enough to find a node again after a failover.
+const ARCHIVE_MS_MAX: u64 = 8_000;
 /// For how long after the start a rebuilt engine is worth a remark.
 const REBUILT_MS: u64 = 5 * 60 * 1000;
 
@@ -52,7 +54,22 @@ pub(super) fn find(gathered: &Gathered, status: &ClusterStatus, since: &mut Sinc
         quorum(gathered, shard, &mut found);
         members(gathered, shard, &mut found);
     }
+    backups(status, &mut found);
     dated(found, gathered.now_ms, since)
+}
+
+/// Archives that nobody goes on with.
+fn backups(status: &ClusterStatus, found: &mut Vec<Found>) {
+    for archive in status.archives.iter().filter(|archive| archive.age_ms > ARCHIVE_MS_MAX) {
+        let at_least = if archive.age_at_least { "at least " } else { "" };
+        let (id, seconds) = (&archive.id, archive.age_ms / 1000);
+        let hint = format!(
+            "nothing has been archived to {} for {at_least}{seconds} s; run `quorate backup --to` its directory again, \
+             or forget it: `quorate backup --forget {id}`",
+            archive.label
+        );
+        found.push(Found::new("BackupStale", Verdict::Warning, id.clone(), hint).aged(archive.age_ms));
+    }
 }
 
 /// Adds since when each has been seen; forgets those that are over.

@@ -32,6 +32,7 @@ pub(crate) fn report(node: u64, state: NodeState) -> NodeReport {
         dropped: 0,
         clock_ms: NOW,
         diverged: Vec::new(),
+        archives: Vec::new(),
     }
 }
 

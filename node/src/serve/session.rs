@@ -20,9 +20,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use quorate_shared::admin::{AdminAction, AdminEvent};
+use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::codec::{CodecError, Connection, FrameReader, decode};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::feed::FeedToken;
+use quorate_shared::ids::ShardId;
 use quorate_shared::limits::{FRAME_BYTES_MAX, PIPELINE_MAX, UNREAD_MS_MAX};
 use quorate_shared::wire::{ClientFrame, Column, Done, Request, Response};
 use tokio::io::AsyncWriteExt;
@@ -325,6 +327,11 @@ impl Call {
                 let database = sql.statements.database();
                 self.stream(credit, Stream::Feed { database, table, from }).await
             }
+            Request::Archive { shard, after, once, credit } => {
+                self.stream(credit, Stream::Archive { shard, after, once }).await
+            }
+            Request::Archived(report) => self.note(Note::Archived(report)).await,
+            Request::ForgetArchive { id } => self.note(Note::Forget(id)).await,
             body => self.statement(&mut sql, body).await,
         };
         if let Err(error) = result {
@@ -383,6 +390,16 @@ impl Call {
             () = drained => Ok(()),
             result = stream.run(streams, &sink) => result,
         }
+    }
+
+    /// Does something short about an archive.
+    async fn note(&self, note: Note) -> Result<(), WireError> {
+        let streams = self.door.streams()?;
+        match note {
+            Note::Archived(report) => streams.archived(&report).await?,
+            Note::Forget(id) => streams.forget_archive(id).await?,
+        }
+        self.handle.outbox.push(self.request, empty())
     }
 
     fn check_cancelled(&self) -> Result<(), WireError> {
@@ -456,14 +473,22 @@ impl Call {
 /// A stream that a client has asked for.
 enum Stream {
     Feed { database: String, table: String, from: Option<FeedToken> },
+    Archive { shard: ShardId, after: Option<ArchivePoint>, once: bool },
 }
 
 impl Stream {
     async fn run(self, streams: &dyn Streams, sink: &dyn StreamSink) -> Result<(), WireError> {
         match self {
             Stream::Feed { database, table, from } => streams.feed(&database, &table, from, sink).await,
+            Stream::Archive { shard, after, once } => streams.archive(shard, after, once, sink).await,
         }
     }
+}
+
+/// What is said of an archive.
+enum Note {
+    Archived(ArchiveReport),
+    Forget(u64),
 }
 
 /// The parts of a stream, on their way to the client.

@@ -1,6 +1,7 @@
 //! Integration tests of the node, one binary: real `quorated` processes on loopback, and SQL in this process.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod chinook;
 mod cluster;
 mod doors;

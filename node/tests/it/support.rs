@@ -285,8 +285,12 @@ pub struct Sql {
 impl Sql {
     /// Connects to these nodes, in this order.
     pub fn connect(nodes: &[&TestNode], policy: quorate_shared::client::Policy) -> Self {
+        let hosts = nodes.iter().map(|n| quorate_shared::url::Address::new("127.0.0.1", n.port)).collect();
+        Self::to(hosts, policy)
+    }
+
+    fn to(hosts: Vec<quorate_shared::url::Address>, policy: quorate_shared::client::Policy) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let hosts: Vec<_> = nodes.iter().map(|n| quorate_shared::url::Address::new("127.0.0.1", n.port)).collect();
         let client = eventually("a session opens", || {
             let mut config = quorate_shared::client::ClientConfig::new(hosts.clone());
             config.policy = policy;
@@ -294,6 +298,11 @@ impl Sql {
             runtime.block_on(quorate_shared::client::Client::connect(config)).map_err(|e| e.to_string())
         });
         Self { runtime, client }
+    }
+
+    /// Connects to a node that is not of a [`TestCluster`].
+    pub fn at(port: u16) -> Self {
+        Self::to(vec![quorate_shared::url::Address::new("127.0.0.1", port)], quorate_shared::client::Policy::Stay)
     }
 
     /// Follows the leader wherever it goes.

@@ -61,6 +61,7 @@ pub(crate) fn example() -> ClusterStatus {
         nodes: vec![node, dead],
         shards: vec![shard],
         sessions: 3,
+        archives: Vec::new(),
         problems: vec![Problem {
             name: "NodeUnreachable".into(),
             severity: Verdict::Critical,

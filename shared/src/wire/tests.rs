@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::*;
 use crate::admin::{AdminOutcome, AdminPlan, StepState};
+use crate::archive::{ArchiveBase, ArchiveMark, ArchivedEntries, TableDigest};
 use crate::error::Code;
 use crate::feed::{Change, FeedColumns, FeedOp};
-use crate::ids::{ClientId, Index, SchemaVersion, ShardId, TableId, Timestamp};
+use crate::ids::{ClientId, Hash, Index, SchemaVersion, ShardId, TableId, Timestamp};
 use crate::value::{Decimal, Interval};
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,6 +87,42 @@ fn feed_batch() -> FeedBatch {
     }
 }
 
+fn point() -> ArchivePoint {
+    ArchivePoint { epoch: Epoch { number: 1, id: 300 }, index: Index::new(300), chain: Hash([7; 32]) }
+}
+
+fn archive_report() -> ArchiveReport {
+    let shards = vec![(ShardId::DATA, Index::new(300))];
+    ArchiveReport { id: 9, label: "host:/backup".into(), started_ms: 1, age_ms: 2, shards }
+}
+
+fn archive_parts() -> Vec<(&'static str, ArchivePart)> {
+    let base = ArchiveBase {
+        cluster: ClusterId([7; 16]),
+        point: point(),
+        timestamp: Timestamp::new(1, 2),
+        record: vec![1],
+        snapshot: true,
+    };
+    let entries = ArchivedEntries {
+        first: Index::new(301),
+        last: Index::new(302),
+        chain: Hash([8; 32]),
+        first_time: Timestamp::new(1, 3),
+        last_time: Timestamp::new(1, 4),
+        bytes: vec![1, 2],
+    };
+    let digests = vec![TableDigest { storage: TableId::new(5), table: "t".into(), digest: Hash([1; 32]) }];
+    vec![
+        ("base", ArchivePart::Base(base)),
+        ("snapshot", ArchivePart::Snapshot { offset: 300, bytes: vec![1], last: true }),
+        ("entries", ArchivePart::Entries(entries)),
+        ("mark", ArchivePart::Mark(ArchiveMark { index: Index::new(302), chain: Hash([8; 32]), digests })),
+        ("beat", ArchivePart::Beat { index: Index::new(302), until_ms: 300 }),
+        ("end", ArchivePart::End),
+    ]
+}
+
 fn requests(golden: &mut Golden) {
     let token = Token { shard: ShardId::DATA, epoch: 1, index: Index::new(300) };
     let all = [
@@ -101,6 +138,9 @@ fn requests(golden: &mut Golden) {
         ("schema", Request::Schema),
         ("admin", Request::Admin { action: AdminAction::Switchover { to: Some(NodeId::new(2)) }, dry_run: true }),
         ("feed", Request::Feed { table: "t".into(), from: Some(feed_token()), credit: 16 }),
+        ("archive", Request::Archive { shard: ShardId::DATA, after: Some(point()), once: true, credit: 16 }),
+        ("archived", Request::Archived(archive_report())),
+        ("forget archive", Request::ForgetArchive { id: 9 }),
     ];
     for (name, body) in all {
         golden.add(&format!("request {name}"), &ClientFrame { request: 1, body });
@@ -178,6 +218,9 @@ fn responses(golden: &mut Golden) {
     ];
     for (name, body) in all {
         golden.add(&format!("response {name}"), &ServerFrame { request: 1, body });
+    }
+    for (name, part) in archive_parts() {
+        golden.add(&format!("archive {name}"), &ServerFrame { request: 1, body: Response::Archive(part) });
     }
 }
 

@@ -24,6 +24,16 @@ pub fn status_table(status: &ClusterStatus, paint: Paint) -> String {
     );
     nodes(&mut out, status, paint);
     status.shards.iter().for_each(|shard| members(&mut out, shard, paint));
+    if !status.archives.is_empty() {
+        out.push('\n');
+        let rows = status.archives.iter().map(|a| {
+            let bound = if a.age_at_least { "≥ " } else { "" };
+            let at: Vec<String> = a.shards.iter().map(|(shard, index)| format!("{shard}:{index}")).collect();
+            let age = format!("{bound}{:.1} s", a.age_ms as f64 / 1000.0);
+            vec![a.id.clone(), age, at.join(" "), a.started.clone(), a.label.clone()]
+        });
+        table(&mut out, &["archive", "age", "up to", "since", "where"], "lrlll", rows.collect(), paint);
+    }
     if !status.problems.is_empty() {
         out.push('\n');
         let rows = status.problems.iter().map(|p| {
@@ -254,6 +264,7 @@ mod tests {
                 ],
             }],
             sessions: 6,
+            archives: Vec::new(),
             problems: vec![Problem {
                 name: "NodeUnreachable".to_owned(),
                 severity: Verdict::Critical,

@@ -78,6 +78,7 @@ fn healthy() -> ClusterStatus {
         nodes: (1..=3).map(|n| node(n, NodeKind::Voter)).chain([node(4, NodeKind::Replica)]).collect(),
         shards: vec![shard(0, 40), shard(1, 812)],
         sessions: 10,
+        archives: Vec::new(),
         problems: Vec::new(),
     }
 }

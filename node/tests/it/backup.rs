@@ -1,0 +1,296 @@
+//! Backups of real clusters by the real shell: made under load, interrupted, damaged, restored to a point in time.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value as Json;
+
+use crate::support::{Sql, TestCluster, TestNode, eventually, free_port};
+
+/// `quorate`, beside `quorated`; without it these tests are skipped, visibly.
+fn shell() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_quorated")).with_file_name("quorate");
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is missing; cargo test --workspace builds it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn quorate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(shell().unwrap());
+    command.args(arguments).env_clear().env("HOME", "/nonexistent").env("USER", "tester");
+    command.env("TMPDIR", std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+/// A backup that runs until it is killed or stopped.
+struct Archiver(Child);
+
+impl Archiver {
+    fn start(cluster: &TestCluster, dir: &Path) -> Self {
+        let hosts: Vec<String> = cluster.nodes.values().map(TestNode::address).collect();
+        let log = std::fs::File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
+        let arguments = ["backup", "-h", &hosts.join(","), "--to", dir.to_str().unwrap()];
+        Archiver(quorate(&arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    fn stop(mut self) {
+        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = eventually("SIGTERM ends a backup", || self.0.try_wait().unwrap().ok_or("it runs".to_owned()));
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    quorate(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+fn manifest(dir: &Path) -> Result<Json, String> {
+    let text = std::fs::read_to_string(dir.join("backup.json")).map_err(|e| e.to_string())?;
+    serde_json::from_str::<Json>(&text).map(|json| json["backup"].clone()).map_err(|e| e.to_string())
+}
+
+/// Waits until every shard is archived up to a moment.
+fn archived_until(dir: &Path, ms: u64) {
+    eventually("the backup gets there", || {
+        let manifest = manifest(dir)?;
+        let shards = manifest["shards"].as_array().cloned().unwrap_or_default();
+        let until = shards.iter().filter_map(|shard| shard["until_ms"].as_u64()).min().unwrap_or(0);
+        if shards.len() == 2 && until > ms { Ok(()) } else { Err(format!("{until} is not {ms}")) }
+    });
+}
+
+fn problems(cluster: &TestCluster) -> Result<Vec<String>, String> {
+    let status = cluster.nodes.values().next().unwrap().status()?;
+    let names = status["problems"].as_array().cloned().unwrap_or_default();
+    Ok(names.iter().filter_map(|problem| problem["name"].as_str().map(str::to_owned)).collect())
+}
+
+/// A restored node, alone in its cluster.
+struct Restored {
+    child: Child,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Restored {
+    fn start(data: &Path, id: u64) -> Self {
+        let (port, log) = (free_port(), data.with_extension("log"));
+        let peers = format!("{id}=127.0.0.1:{port}");
+        let child = Command::new(env!("CARGO_BIN_EXE_quorated"))
+            .args(["start", "--disk-reserve-mb", "16", "--id", &id.to_string(), "--peers", &peers, "--data"])
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, port, log }
+    }
+
+    fn sql(&self) -> Sql {
+        Sql::at(self.port)
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+fn restore(from: &Path, into: &Path, more: &[&str]) -> Result<Json, String> {
+    let (from, into) = (from.to_str().unwrap(), into.to_str().unwrap());
+    let output = run(&[&["restore", "--json", "--from", from, "--into", into], more].concat());
+    match output.status.code() {
+        Some(0) => serde_json::from_slice(&output.stdout).map_err(|e| e.to_string()),
+        Some(1) => Err(text(&output.stderr)),
+        code => panic!("{code:?}: {}", text(&output.stderr)),
+    }
+}
+
+/// Ends the load, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Writes all the time; what was acknowledged is in `acknowledged`.
+fn load(cluster: &TestCluster, stop: &AtomicBool, acknowledged: &AtomicI64) {
+    let mut sql = Sql::anywhere(cluster);
+    let mut n = 0;
+    while !stop.load(Ordering::SeqCst) {
+        n += 1;
+        sql.must(&format!("INSERT INTO busy VALUES ({n}, 'row {n}')"));
+        acknowledged.store(n, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_dropped_table_comes_back_from_a_backup_made_under_load() {
+    if shell().is_none() {
+        return;
+    }
+    let cluster = TestCluster::started(3, 0);
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("CREATE TABLE busy (id INT PRIMARY KEY, note TEXT)");
+    sql.must("CREATE TABLE keep (id SERIAL PRIMARY KEY, n INT)");
+    let dir = cluster.path().join("backup");
+    let archiver = Archiver::start(&cluster, &dir);
+    // Its base is there: what follows can be gone back to.
+    archived_until(&dir, 0);
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicI64::new(0));
+    let (before, moment, busy) = std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        scope.spawn(|| load(&cluster, &stop, &acknowledged));
+        for n in 1..=50 {
+            sql.must(&format!("INSERT INTO keep (n) VALUES ({n})"));
+        }
+        sql.must("UPDATE keep SET n = n * 2 WHERE id <= 10");
+        sql.must("DELETE FROM keep WHERE id = 50");
+        let before = sql.must("SELECT id, n FROM keep ORDER BY id");
+        let (moment, busy) = (now_ms(), acknowledged.load(Ordering::SeqCst));
+        eventually("the clock goes on", || if now_ms() > moment + 5 { Ok(()) } else { Err("not yet".into()) });
+        sql.must("DROP TABLE keep");
+        archived_until(&dir, now_ms());
+        (before, moment, busy)
+    });
+
+    // While the archiver still runs.
+    let into = cluster.path().join("restored");
+    let time = quorate_shared::archive::manifest::time_text(moment);
+    let summary = restore(&dir, &into, &["--to-time", &time]).unwrap();
+    assert!(summary["shards"][1]["compared"].as_u64().unwrap() > 0, "{summary}");
+    let node = Restored::start(&into, 1);
+    let mut restored = node.sql();
+    assert_eq!(restored.must("SELECT id, n FROM keep ORDER BY id"), before);
+    let rows = restored.number("SELECT count(*) FROM busy");
+    assert!(rows >= busy, "{rows} rows, {busy} had been acknowledged");
+    assert_eq!(restored.number("SELECT max(id) FROM busy"), rows, "no row in between is missing");
+    // It is a cluster of its own: it writes, and its numbers go on.
+    restored.must("INSERT INTO keep (n) VALUES (7)");
+    assert!(restored.number("SELECT max(id) FROM keep") > 50);
+    drop(node);
+
+    // An archiver that is gone is missed, and no more when it goes on.
+    let stale = |problems: Vec<String>| problems.iter().any(|name| name == "BackupStale");
+    assert!(!stale(problems(&cluster).unwrap()));
+    archiver.kill();
+    let killed = Instant::now();
+    eventually("BackupStale", || if stale(problems(&cluster)?) { Ok(()) } else { Err("no problem".into()) });
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+    sql.must("INSERT INTO busy VALUES (-1, 'while nobody archived')");
+    let archiver = Archiver::start(&cluster, &dir);
+    eventually("it is over", || if stale(problems(&cluster)?) { Err("stale".into()) } else { Ok(()) });
+    archived_until(&dir, now_ms());
+    archiver.stop();
+    assert_eq!(manifest(&dir).unwrap()["ended"], true);
+
+    // What it is worth.
+    let output = run(&["backup", "verify", "--json", "--from", dir.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let summary: Json = serde_json::from_slice(&output.stdout).unwrap();
+    let data = &summary["shards"][1];
+    assert_eq!(data["compared_at"], data["archived"], "the last state was compared: {summary}");
+    let everything = cluster.path().join("everything");
+    restore(&dir, &everything, &[]).unwrap();
+    let node = Restored::start(&everything, 1);
+    assert_eq!(node.sql().number("SELECT count(*) FROM busy WHERE id = -1"), 1);
+}
+
+#[test]
+fn a_backup_that_is_not_whole_is_refused_by_name() {
+    if shell().is_none() {
+        return;
+    }
+    let cluster = TestCluster::started(1, 0);
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+    for n in 1..=20 {
+        sql.must(&format!("INSERT INTO t VALUES ({n}, {n})"));
+    }
+    let dir = cluster.path().join("once");
+    let (hosts, to) = (cluster.nodes[&1].address(), dir.to_str().unwrap().to_owned());
+    for part in 0..2 {
+        // A snapshot first; the second time the log since.
+        let output = run(&["backup", "-h", &hosts, "--to", &to, "--once"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        for n in part * 20 + 21..part * 20 + 41 {
+            sql.must(&format!("INSERT INTO t VALUES ({n}, {n})"));
+        }
+    }
+    assert_eq!(cluster.nodes[&1].status().unwrap()["archives"], serde_json::json!([]), "nothing to be missed");
+
+    let into = cluster.path().join("into");
+    for entry in std::fs::read_dir(&dir).unwrap().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        for at in [0, bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(1)] {
+            if bytes.is_empty() {
+                continue;
+            }
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, damaged).unwrap();
+            let error = restore(&dir, &into, &[]).expect_err("a flipped bit");
+            assert!(error.contains(&name), "byte {at} of {name}: {error}");
+        }
+        if !bytes.is_empty() {
+            std::fs::remove_file(&path).unwrap();
+            let error = restore(&dir, &into, &[]).expect_err("a missing file");
+            assert!(error.contains(&name), "{name} is missing: {error}");
+        }
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    assert!(!into.exists(), "nothing is left of a restore that failed");
+
+    // Where it may not go, and where it does not reach.
+    std::fs::create_dir(&into).unwrap();
+    std::fs::write(into.join("mine"), "").unwrap();
+    let error = restore(&dir, &into, &[]).expect_err("a directory with something in it");
+    assert!(error.contains("is not empty"), "{error}");
+    assert!(into.join("mine").exists());
+    std::fs::remove_file(into.join("mine")).unwrap();
+    for time in ["2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"] {
+        let error = restore(&dir, &into, &["--to-time", time]).expect_err("out of range");
+        assert!(error.contains("it reaches from 20"), "{error}");
+    }
+    let error = restore(&dir, &into, &["--to-index", "s1:999999"]).expect_err("out of range");
+    assert!(error.contains("it holds s1:"), "{error}");
+
+    // To an entry: the rows grow one by one with it.
+    let last = manifest(&dir).unwrap()["shards"][1]["files"][0]["last"].as_u64().unwrap();
+    restore(&dir, &into, &["--to-index", &format!("s1:{}", last - 5), "--id", "7"]).unwrap();
+    let node = Restored::start(&into, 7);
+    assert_eq!(node.sql().number("SELECT max(id) FROM t"), 35);
+
+    // A directory of something else is no place for a backup.
+    let other = cluster.path().join("n1");
+    let output = run(&["backup", "-h", &hosts, "--to", other.to_str().unwrap(), "--once"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no backup and not empty"), "{}", text(&output.stderr));
+}
