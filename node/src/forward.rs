@@ -48,8 +48,10 @@ enum Attempt<T> {
     Done(T),
     /// Surely nothing happened; somebody else may be meant.
     Again(String),
-    /// It may have happened.
+    /// It was appended and may have happened; the next leader knows.
     Ambiguous(String),
+    /// It may have happened, or may happen yet.
+    Lost(String),
 }
 
 /// Read-index requests to another node, batched.
@@ -242,8 +244,8 @@ impl Forwarder {
                 driver.propose(shard, Box::new(proposal.clone()), deadline, done);
                 match tokio::time::timeout_at(deadline.into(), receiver).await {
                     Ok(Ok(result)) => result,
-                    Ok(Err(_)) => return Attempt::Ambiguous("this node is stopping".into()),
-                    Err(_) => return Attempt::Ambiguous("no answer in time".into()),
+                    Ok(Err(_)) => return Attempt::Lost("this node is stopping".into()),
+                    Err(_) => return Attempt::Lost("no answer in time".into()),
                 }
             }
             Some(node) => {
@@ -251,9 +253,9 @@ impl Forwarder {
                 match self.peers.ask(node, body, deadline).await {
                     Ok(Reply::Proposed(result)) => result,
                     Ok(Reply::Failed(error)) => return Attempt::Again(error.to_string()),
-                    Ok(_) => return Attempt::Ambiguous(format!("{node} gave an answer to another question")),
+                    Ok(_) => return Attempt::Lost(format!("{node} gave an answer to another question")),
                     Err(error @ AskError::NotSent(..)) => return Attempt::Again(error.to_string()),
-                    Err(error) => return Attempt::Ambiguous(error.to_string()),
+                    Err(error) => return Attempt::Lost(error.to_string()),
                 }
             }
         };
@@ -274,12 +276,24 @@ impl Forwarder {
     ) -> Result<WriteResult, ProposeError> {
         let (driver, view) = self.view(shard).map_err(ProposeError::Wire)?;
         let mut pause = PAUSE.0;
-        let mut ambiguous: Option<String> = None;
+        let (mut ambiguous, mut lost): (Option<String>, Option<String>) = (None, None);
         loop {
             let why = match self.try_propose(driver, view, proposal, deadline).await {
                 Attempt::Done(Ok(result)) => return Ok(result),
-                Attempt::Done(Err(rejected)) => return Err(ProposeError::Rejected(rejected)),
+                Attempt::Done(Err(rejected)) => {
+                    return Err(ProposeError::Rejected(match lost {
+                        Some(why) if !matches!(rejected, Rejected::Conflict | Rejected::StaleCatalog { .. }) => {
+                            Rejected::Unknown(format!("{why}; asked again, it is refused: {rejected}"))
+                        }
+                        _ => rejected,
+                    }));
+                }
                 Attempt::Again(why) => why,
+                Attempt::Lost(why) => {
+                    // It may yet arrive and be executed, whatever a later attempt is told.
+                    (ambiguous, lost) = (Some(why.clone()), Some(why.clone()));
+                    why
+                }
                 Attempt::Ambiguous(why) => {
                     ambiguous = Some(why.clone());
                     why

@@ -396,7 +396,7 @@ impl Client {
         let deadline = begun + self.deadline_of(&call.body);
         self.seq += 1;
         let write = WriteId { client: self.id, seq: self.seq };
-        let mut uncertain = false;
+        let (mut uncertain, mut lost) = (false, false);
         let mut pause = Pause::default();
         loop {
             if self.cancel.asked(number) {
@@ -420,11 +420,13 @@ impl Client {
             match attempt {
                 Ok(First { response: Response::Error(error), .. }) => {
                     uncertain |= error.code == Code::Unknown;
-                    self.again(error, &call, begun, deadline, &mut pause, number).await?;
+                    // What was lost on its way may yet arrive: a refusal now does not mean that it is refused then.
+                    let again = self.again(error, &call, begun, deadline, &mut pause, number).await;
+                    again.map_err(|error| after_loss(error, lost && call.writes))?;
                 }
                 Ok(first) => return Ok(first),
                 Err(Attempt::Lost(reason)) => {
-                    uncertain = true;
+                    (uncertain, lost) = (true, true);
                     self.lose(&reason);
                 }
                 Err(Attempt::Late) => {
@@ -630,7 +632,7 @@ fn no_answer(writes: bool) -> ClientError {
     }
 }
 
-/// No node was found again.
+/// No node was found again, or one that refuses.
 fn after_loss(error: ClientError, uncertain: bool) -> ClientError {
     if !uncertain || matches!(error, ClientError::Server(WireError { code: Code::Unknown, .. })) {
         return error;
