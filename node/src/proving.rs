@@ -152,6 +152,7 @@ pub struct Prover {
     pub told: Mutex<BTreeMap<NodeId, Instant>>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a message is often made for this call")]
 fn refused(why: impl ToString) -> Proved {
     Proved::Refused(why.to_string())
 }

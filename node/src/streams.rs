@@ -243,6 +243,7 @@ fn refused(bad: &BadToken, known: bool) -> WireError {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn internal(fatal: Fatal) -> WireError {
     WireError::new(Code::Internal, "this node cannot read its log").detail(fatal.to_string())
 }

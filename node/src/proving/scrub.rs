@@ -320,6 +320,7 @@ fn short(key: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use quorate_core::machine::Digest;
+    use quorate_shared::ids::IndexId;
 
     use super::*;
 
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_range_is_named_by_its_tables() {
-        let key = |storage: u64| keys::storage_range(TableId::new(storage)).start;
+        let key = |storage: u64| keys::index_range(TableId::new(storage), IndexId::PRIMARY).start;
         let live = BTreeMap::from([(TableId::new(5), "a".to_owned()), (TableId::new(7), "b".to_owned())]);
         assert_eq!(table_of(&key(5), &key(5), &live), "table a");
         assert_eq!(table_of(&key(6), &rows_end(), &live), "table b");

@@ -177,11 +177,8 @@ impl Backup {
         let range = format!("it holds entries {} to {} of {shard}", file.after + 1, file.last);
         let ranged = |why: String| RestoreError::Damaged(format!("{why}; {range}"));
         let mut reader = self.begin(&path, shard, at).map_err(ranged)?;
-        loop {
-            match reader.next().map_err(|e| ranged(e.to_string()))? {
-                Some(part) => take(&path, part, at, each)?,
-                None => break,
-            }
+        while let Some(part) = reader.next().map_err(|e| ranged(e.to_string()))? {
+            take(&path, part, at, each)?;
         }
         let found = (reader.at(), hex(&reader.hash().0), at.index.get(), hex(&at.chain.0));
         if found != (file.bytes, file.blake3.clone(), file.last, file.chain.clone()) {

@@ -156,7 +156,7 @@ fn a_feed_sees_every_acknowledged_row_though_its_master_dies() {
     let (gate, done) = (started.clone(), 400);
     let reading = std::thread::spawn(move || {
         let all = |changes: &[Change]| changes.iter().any(|c| c.key.first() == Some(&Value::Int(done)));
-        reader.read("t", None, || drop(gate.wait()), all).0
+        reader.read("t", None, || _ = gate.wait(), all).0
     });
     started.wait();
     let victim = cluster.master();

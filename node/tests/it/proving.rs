@@ -84,7 +84,7 @@ fn a_cluster_proves_itself_signs_an_anchor_and_scrubs() {
     let mut forged = good.clone();
     forged.shards[0].index += 1;
     assert!(verify_anchor(&mut sql, &forged.document()).unwrap_err().contains("signature of n"));
-    let mut other = good.clone();
+    let mut other = good;
     other.cluster = "ab".repeat(16);
     assert!(verify_anchor(&mut sql, &other.document()).unwrap_err().contains("OtherCluster"));
     assert!(verify_anchor(&mut sql, "{}").unwrap_err().contains("BadAnchor"));

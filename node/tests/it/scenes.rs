@@ -88,7 +88,7 @@ fn with_beats(cluster: &TestCluster) -> Beats {
     let mut sql = Sql::anywhere(cluster);
     sql.must("CREATE TABLE beats (n INT PRIMARY KEY)");
     sql.must("CREATE TABLE bulk (id INT PRIMARY KEY, text TEXT)");
-    cluster.nodes.values().for_each(|node| healthy_again(node));
+    cluster.nodes.values().for_each(healthy_again);
     Beats::start(sql)
 }
 

@@ -285,14 +285,14 @@ pub struct Sql {
 impl Sql {
     /// Connects to these nodes, in this order.
     pub fn connect(nodes: &[&TestNode], policy: quorate_shared::client::Policy) -> Self {
-        let hosts = nodes.iter().map(|n| quorate_shared::url::Address::new("127.0.0.1", n.port)).collect();
-        Self::to(hosts, policy)
+        let hosts: Vec<_> = nodes.iter().map(|n| quorate_shared::url::Address::new("127.0.0.1", n.port)).collect();
+        Self::to(&hosts, policy)
     }
 
-    fn to(hosts: Vec<quorate_shared::url::Address>, policy: quorate_shared::client::Policy) -> Self {
+    fn to(hosts: &[quorate_shared::url::Address], policy: quorate_shared::client::Policy) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = eventually("a session opens", || {
-            let mut config = quorate_shared::client::ClientConfig::new(hosts.clone());
+            let mut config = quorate_shared::client::ClientConfig::new(hosts.to_vec());
             config.policy = policy;
             config.deadline = Duration::from_secs(20);
             runtime.block_on(quorate_shared::client::Client::connect(config)).map_err(|e| e.to_string())
@@ -302,7 +302,7 @@ impl Sql {
 
     /// Connects to a node that is not of a [`TestCluster`].
     pub fn at(port: u16) -> Self {
-        Self::to(vec![quorate_shared::url::Address::new("127.0.0.1", port)], quorate_shared::client::Policy::Stay)
+        Self::to(&[quorate_shared::url::Address::new("127.0.0.1", port)], quorate_shared::client::Policy::Stay)
     }
 
     /// Follows the leader wherever it goes.
@@ -337,17 +337,19 @@ impl Sql {
 
     /// An action that must be done; its facts.
     pub fn act(&mut self, action: quorate_shared::admin::AdminAction) -> BTreeMap<String, String> {
-        let end = self.admin(action.clone(), false).unwrap_or_else(|e| panic!("{action:?}: {e:?}"));
+        let name = format!("{action:?}");
+        let end = self.admin(action, false).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         match end.outcome {
             Some(outcome) if outcome.done => outcome.facts.into_iter().collect(),
-            outcome => panic!("{action:?}: {:?} {outcome:?}", end.plan),
+            outcome => panic!("{name}: {:?} {outcome:?}", end.plan),
         }
     }
 
     /// An action that must be refused; the refusals.
     pub fn refused(&mut self, action: quorate_shared::admin::AdminAction) -> String {
-        let end = self.admin(action.clone(), false).unwrap_or_else(|e| panic!("{action:?}: {e:?}"));
-        assert!(end.refused() && end.outcome.is_none(), "{action:?} was not refused: {end:?}");
+        let name = format!("{action:?}");
+        let end = self.admin(action, false).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        assert!(end.refused() && end.outcome.is_none(), "{name} was not refused: {end:?}");
         end.plan.refusals.join("\n")
     }
 

@@ -243,7 +243,7 @@ impl Base {
     pub fn record(&self) -> Option<Vec<u8>> {
         let digits = self.record.as_bytes();
         let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        if digits.len() % 2 == 0 { digits.chunks(2).map(pair).collect() } else { None }
+        if digits.len().is_multiple_of(2) { digits.chunks(2).map(pair).collect() } else { None }
     }
 
     /// The last timestamp at or before it.

@@ -63,6 +63,7 @@ impl Failed {
         self.is.store(true, Ordering::SeqCst);
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a message is often made for this call")]
     fn damaged(&self, what: impl ToString) {
         // The first is the one that is told.
         let _ = self.damage.set(what.to_string());

@@ -58,7 +58,7 @@ impl Bench {
 
     fn apply(&mut self, to: u64) {
         let (from, to) = (self.machine.state().index.next(), Index::new(to).next());
-        self.machine.apply(&*self.reader.entries(S1, from, to, usize::MAX).unwrap()).unwrap();
+        self.machine.apply(&self.reader.entries(S1, from, to, usize::MAX).unwrap()).unwrap();
     }
 
     fn begin(&mut self, node: u64, number: u64) -> Result<Begun, Fatal> {

@@ -150,6 +150,6 @@ fn ranges_narrow_a_difference() {
     assert_eq!((differ[0].0, differ[0].1), (64, 63));
     assert!(differ[0].2 > key(523) && differ[0].2 <= key(600));
     // A table that is gone does not count.
-    let none = Ranges::new(b.snapshot.clone(), []);
+    let none = Ranges::new(b.snapshot, []);
     assert_eq!(none.cut(&rows_start(), 64, 4).unwrap()[0].rows, 0);
 }

@@ -10,6 +10,9 @@ use super::*;
 use crate::log::{BaseRecord, LogEntry, LogRecord};
 use crate::sim::records::Disk;
 
+/// A write: its id and how many records.
+type Written = (PersistId, usize);
+
 const SHARD: ShardId = ShardId::DATA;
 
 fn membership(voters: u64) -> Membership {
@@ -87,7 +90,7 @@ impl Bench {
     }
 
     /// Takes the output; what is to be persisted is written, not synced.
-    fn output(&mut self) -> (Option<(PersistId, usize)>, Vec<(u64, Message)>) {
+    fn output(&mut self) -> (Option<Written>, Vec<(u64, Message)>) {
         let output = self.paxos.output(self.now).unwrap();
         let persist = output.persist.map(|(id, records)| {
             self.disk.write(&records);

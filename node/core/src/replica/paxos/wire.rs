@@ -206,7 +206,7 @@ impl Message {
     /// entries in the log now: what is to be accepted is its end.
     pub(super) fn of(message: LibraryMessage<Item>, len: usize) -> Option<(Pid, Message)> {
         let (to, message) = match message {
-            LibraryMessage::BLE(BLEMessage { to, msg, .. }) => (to, of_election(msg)),
+            LibraryMessage::BLE(BLEMessage { to, msg, .. }) => (to, of_election(&msg)),
             LibraryMessage::SequencePaxos(PaxosMessage { to, msg, .. }) => (to, of_paxos(msg, len)?),
         };
         Some((to, message))
@@ -278,8 +278,8 @@ fn like<T: for<'a> Deserialize<'a>>(parts: &impl Serialize) -> Option<T> {
     postcard::from_bytes(&bytes).ok()
 }
 
-fn of_election(msg: HeartbeatMsg) -> Message {
-    match msg {
+fn of_election(msg: &HeartbeatMsg) -> Message {
+    match *msg {
         HeartbeatMsg::Request(HeartbeatRequest { round }) => Message::Heartbeat { round },
         HeartbeatMsg::Reply(HeartbeatReply { round: number, ballot, leader, happy }) => {
             Message::HeartbeatReply { round: number, ballot: round(ballot), leader: round(leader), happy }

@@ -202,13 +202,15 @@ fn changes_after(log: &dyn LogReader, shard: ShardId, after: Index, last: Index)
 /// A membership as raft-rs knows it. A learner that is still one of the voters before counts as theirs.
 pub(super) fn conf_state(membership: &Membership) -> ConfState {
     let ids = |members: &[crate::log::Member]| members.iter().map(|m| m.replica.get()).collect::<Vec<_>>();
-    let mut out = ConfState::default();
-    out.voters = ids(&membership.voters);
-    out.voters_outgoing = ids(&membership.outgoing);
-    let (next, learners) = ids(&membership.learners).into_iter().partition(|id| out.voters_outgoing.contains(id));
-    out.learners = learners;
-    out.learners_next = next;
-    out
+    let outgoing = ids(&membership.outgoing);
+    let (next, learners) = ids(&membership.learners).into_iter().partition(|id| outgoing.contains(id));
+    ConfState {
+        voters: ids(&membership.voters),
+        voters_outgoing: outgoing,
+        learners,
+        learners_next: next,
+        ..ConfState::default()
+    }
 }
 
 fn size(entry: &Entry) -> usize {
