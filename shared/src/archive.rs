@@ -2,7 +2,7 @@
 //!
 //! A node streams a shard as [`ArchivePart`]s: where it begins (a base, with its snapshot where the log does not reach
 //! back to the beginning), then entries as they are committed, digests to check a restore against, and signs of life.
-//! [`file`] keeps the parts in files that prove themselves, [`manifest`] says which files belong together.
+//! [`mod@file`] keeps the parts in files that prove themselves, [`manifest`] says which files belong together.
 //!
 //! Invariants: entries are archived as the bytes that were hashed, so the chain can be recomputed from the files alone; a
 //! point is gone on from only where the serving log has the same chain hash.

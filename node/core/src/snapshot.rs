@@ -1,7 +1,7 @@
 //! Snapshots: a shard's state as of exactly one applied index, in one file.
 //!
 //! One format for a new replica, the local base behind which a log is trimmed, and a backup. [`source`] makes the bytes
-//! from a running machine while writes go on; [`file`] stores and checks them; [`install`] fills an empty tree with them.
+//! from a running machine while writes go on; [`mod@file`] stores and checks them; [`install`] fills an empty tree with them.
 //!
 //! File, numbers little-endian: magic, format u32, head length u32, crc32c u32 of the head, head (postcard, [`Head`]);
 //! then chunks `[length u32, crc32c u32, bytes]`; then eight zero bytes and the trailer: keys u64, rows u64, BLAKE3 of

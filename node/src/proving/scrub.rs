@@ -1,8 +1,8 @@
 //! The scrub: the content of a shard's replicas compared, range by range, while everything goes on.
 //!
 //! The leader of a shard does it by itself, [`FIRST`] after it began to lead and every [`EVERY`] after that, and whenever
-//! it is asked to. It cuts its rows into ranges of [`ROWS`] rows and asks every other node for the sums of the same ranges
-//! as of the same timestamp: voters and log-shipped replicas alike. No more than [`COUNT`] ranges, then a pause, so it
+//! it is asked to. It cuts its rows into ranges of `ROWS` rows and asks every other node for the sums of the same ranges
+//! as of the same timestamp: voters and log-shipped replicas alike. No more than `COUNT` ranges, then a pause, so it
 //! reads at most about 80,000 rows a second on each node.
 //!
 //! A difference is looked at again at a later timestamp before it counts, and names table and range. Who is wrong: whoever

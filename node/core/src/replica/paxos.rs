@@ -4,14 +4,14 @@
 //! - **Durability.** The library counts its own acceptance as soon as its storage call returns. So a promise and an
 //!   acceptance leave only when everything written before is durable; entries may go out while the leader's own write
 //!   runs, but what is said to be decided, applied or answered never exceeds what is durable here.
-//! - **Sessions.** It resends nothing of its accept phase. [`session`] orders frames and notices every loss; after one
+//! - **Sessions.** It resends nothing of its accept phase. `session` orders frames and notices every loss; after one
 //!   both sides tell their library that the other has reconnected.
-//! - **Flow.** A follower that is far behind gets its entries in parts ([`stream`]).
+//! - **Flow.** A follower that is far behind gets its entries in parts (`stream`).
 //! - **Terms.** A round is a term that grows (`rounds before + number`, proposer); a leader's first entry is empty and of
 //!   its term: once it is decided, everything accepted at the election is.
 //! - **Forwarding** is never used: entries are appended by a leader in its accept phase only, at exactly the position
 //!   they were made for. A forwarded proposal of a peer is dropped.
-//! - **Reads.** See [`reads`].
+//! - **Reads.** See `reads`.
 //! - **Leadership.** A leader that no majority has confirmed for an election timeout does not call itself one; one whose
 //!   disk hangs neither answers nor asks in the election, so that the others replace it.
 //! - **Panics.** Messages are checked first, and what panics all the same is [`Fatal`] for this replica only.

@@ -15,7 +15,7 @@
 //! - **Panics.** raft-rs panics on what a peer or a bad restart can cause: messages are checked first, and what panics
 //!   all the same is [`Fatal`] for this replica only.
 //!
-//! - **Membership.** Ours, see [`members`]: it counts from the moment it is applied, as raft-rs has it; a leader that is
+//! - **Membership.** Ours, see `members`: it counts from the moment it is applied, as raft-rs has it; a leader that is
 //!   no voter any more hands over and steps down.
 
 mod election;

@@ -6,7 +6,7 @@
 //! other case, also after an error of the engine, its directory is moved aside and the replicas are rebuilt from base
 //! and log.
 //!
-//! What is closed cleanly is also sealed, see [`seal`].
+//! What is closed cleanly is also sealed, see `seal`.
 //!
 //! The mark is one small file beside the directory, replaced whole: `quorate engine 1`, `boot <id>`, `state
 //! <open|clean|failed reason>`.
