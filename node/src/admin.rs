@@ -219,6 +219,7 @@ fn node_status(gathered: &Gathered, node: &NodeAddress) -> NodeStatus {
             NodeState::Ready => None,
             NodeState::Forming(whom) => Some(format!("no cluster yet: {whom}")),
             NodeState::LostLog(why) => Some(format!("lost its log: {why}")),
+            NodeState::Removed(why) => Some(format!("removed: {why}")),
             NodeState::Stopped(why) => Some(format!("stopped: {why}")),
         },
         version: Some(report.version.clone()),

@@ -294,6 +294,20 @@ impl Config {
             Role::Replica(_) => NodeKind::Replica,
         }
     }
+
+    /// The same node in the role it has by now: what it was told at its first start is a hint once it is in a cluster.
+    #[must_use]
+    pub fn in_role(mut self, kind: NodeKind) -> Self {
+        let me = self.node;
+        self.role = match (self.role, kind) {
+            (Role::Voter(peers), NodeKind::Replica) => {
+                Role::Replica(peers.into_iter().filter(|(node, _)| *node != me).map(|(_, address)| address).collect())
+            }
+            (Role::Replica(_), NodeKind::Voter) => Role::Voter(BTreeMap::new()),
+            (role, _) => role,
+        };
+        self
+    }
 }
 
 /// Splits `HOST:PORT`; the port is required.

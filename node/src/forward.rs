@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
+use quorate_core::log::EpochStart;
+use quorate_core::membership::{Membership, MembershipChange, Refused};
 use quorate_core::proposal::{Op, Proposal, WriteResult};
+use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
 use quorate_core::ship::fresh::Freshness;
 use quorate_shared::admin::{AdminAction, AdminEvent};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ShardId, Timestamp, Token};
+use quorate_shared::ids::{CatalogVersion, Epoch, Index, NodeId, ReplicaId, ShardId, Timestamp, Token};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use quorate_shared::wire::{NodeAddress, ReadLevel};
 use tokio::sync::{mpsc, oneshot};
@@ -42,6 +45,8 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a read that allows an age waits for a younger one, when what is here is too old.
 const AGED_WAIT: Duration = Duration::from_secs(1);
+/// Replicas remembered that this node's membership does not have yet.
+const STRANGERS_MAX: usize = 64;
 
 /// What became of one attempt.
 enum Attempt<T> {
@@ -75,6 +80,8 @@ pub struct Forwarder {
     fresh: Mutex<BTreeMap<ShardId, Freshness>>,
     picture: OnceLock<PictureTaker>,
     runner: OnceLock<Arc<Runner>>,
+    /// Replicas newer than the membership applied here, with their nodes.
+    strangers: Mutex<BTreeMap<(ShardId, ReplicaId), NodeId>>,
     /// Nodes heard of otherwise than by the catalog.
     heard_of: Mutex<Vec<NodeAddress>>,
 }
@@ -104,8 +111,14 @@ impl Forwarder {
             fresh: Mutex::default(),
             picture: OnceLock::new(),
             runner: OnceLock::new(),
+            strangers: Mutex::default(),
             heard_of: Mutex::default(),
         })
+    }
+
+    /// The protocol its cluster was founded with.
+    pub fn replicator(&self) -> Protocol {
+        self.founding.get().map(|founding| founding.replicator).unwrap_or_default()
     }
 
     /// The node belongs to a cluster from here on.
@@ -139,12 +152,109 @@ impl Forwarder {
         if view.leader().node != Some(self.node) {
             return Err(WireError::new(Code::Retry, format!("{} does not lead {shard}", self.node)));
         }
-        let members = self.founding.get().map(|f| f.members.as_slice()).unwrap_or_default();
-        let Some(member) = members.iter().find(|m| m.node == to) else {
+        let membership = view.membership();
+        let Some(member) = membership.voters.iter().find(|m| m.node == to) else {
             return Err(WireError::new(Code::Invalid, format!("{to} has no vote in {shard}")));
         };
         driver.input(shard, Input::Transfer { to: Some(member.replica) });
         Ok(())
+    }
+
+    /// Asks the shard's leader to change the membership, wherever it is; the membership after it.
+    pub async fn change(
+        &self,
+        shard: ShardId,
+        change: MembershipChange,
+        deadline: Instant,
+    ) -> Result<Membership, Refused> {
+        let not_ready = |why: String| Refused::NotReady(why);
+        let (driver, view) = self.view(shard).map_err(|e| not_ready(e.message))?;
+        match view.leader().node {
+            None => Err(Refused::NotLeader(None)),
+            Some(node) if node == self.node => {
+                let (sender, receiver) = oneshot::channel();
+                // The caller has given up when the receiver is gone.
+                driver.change(shard, change, Box::new(move |result| drop(sender.send(result))));
+                match tokio::time::timeout_at(deadline.into(), receiver).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) | Err(_) => Err(Refused::Unknown),
+                }
+            }
+            Some(node) => match self.peers.ask(node, Ask::Change { shard, change }, deadline).await {
+                Ok(Reply::Changed(result)) => result,
+                Ok(Reply::Failed(error)) => Err(not_ready(error.message)),
+                Ok(_) => Err(not_ready(format!("{node} gave an answer to another question"))),
+                Err(error @ AskError::NotSent(..)) => Err(not_ready(error.to_string())),
+                Err(_) => Err(Refused::Unknown),
+            },
+        }
+    }
+
+    /// The connections.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    /// The epoch of each shard as applied, and where it began.
+    pub fn epochs(&self) -> Vec<(ShardId, Epoch, EpochStart)> {
+        let views = self.driver.get().into_iter().flat_map(|driver| driver.views());
+        views
+            .map(|view| (view.shard, view.applied_point()))
+            .map(|(shard, at)| (shard, at.epoch, at.epoch_start))
+            .collect()
+    }
+
+    /// Where a replica lives.
+    pub fn home(&self, shard: ShardId, replica: ReplicaId) -> Option<NodeId> {
+        let known = self.driver.get()?.view(shard)?.membership().node_of(replica);
+        known.or_else(|| self.strangers().get(&(shard, replica)).copied())
+    }
+
+    fn strangers(&self) -> std::sync::MutexGuard<'_, BTreeMap<(ShardId, ReplicaId), NodeId>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nodes of replicas that are of a membership this node has not applied yet.
+    pub fn strange_nodes(&self) -> Vec<NodeId> {
+        self.strangers().values().copied().collect()
+    }
+
+    /// Whether a replica's message is to be heard here: it is for ours, and the sender lives where it says, or is newer
+    /// than what this node has applied of the membership.
+    pub fn admits(&self, shard: ShardId, (node, from): (NodeId, ReplicaId), to: ReplicaId) -> bool {
+        let Some(view) = self.driver.get().and_then(|driver| driver.view(shard)) else { return false };
+        if to == ReplicaId::NONE || view.replica != to {
+            return false;
+        }
+        let membership = view.membership();
+        match membership.node_of(from) {
+            Some(known) => known == node,
+            None if from < membership.next => false,
+            None => {
+                let mut strangers = self.strangers();
+                strangers.retain(|(of, replica), _| *of != shard || membership.node_of(*replica).is_none());
+                if strangers.len() < STRANGERS_MAX {
+                    strangers.insert((shard, from), node);
+                }
+                true
+            }
+        }
+    }
+
+    /// What this node is by now, as far as it has applied: a learner is not yet a voter.
+    pub fn kind(&self) -> NodeKind {
+        let Some(driver) = self.driver.get() else { return self.kind };
+        match driver.views().all(|view| view.membership().votes(view.replica)) {
+            true => NodeKind::Voter,
+            false => NodeKind::Replica,
+        }
+    }
+
+    /// Who takes part in a shard, as far as this node has applied.
+    pub fn membership(&self, shard: ShardId) -> Option<(Index, Arc<Membership>)> {
+        let view = self.driver.get()?.view(shard)?;
+        let point = view.applied_point();
+        Some((point.index, point.membership))
     }
 
     /// Who leads a shard, as known here.
@@ -161,7 +271,8 @@ impl Forwarder {
                     return NodeState::Stopped(format!("{}: {why}", view.shard));
                 }
             }
-            if driver.catalog().counters.is_none() {
+            let lost = matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), NodeState::LostLog(_));
+            if driver.catalog().counters.is_none() && !lost {
                 return NodeState::Forming("it waits for the catalog's first entry".into());
             }
         }
@@ -189,6 +300,10 @@ impl Forwarder {
         match self.state() {
             NodeState::LostLog(why) => WireError::new(Code::Internal, format!("{node} has lost its log: {why}"))
                 .hint("it neither votes nor acknowledges; connect to another node"),
+            NodeState::Removed(why) => {
+                WireError::new(Code::Denied, format!("{node} was removed from its cluster: {why}"))
+                    .hint("it serves nothing but its state; connect to another node")
+            }
             NodeState::Stopped(why) => WireError::new(Code::Internal, format!("{node} has stopped serving: {why}"))
                 .hint("connect to another node; restarting this one rebuilds what can be rebuilt"),
             NodeState::Forming(why) => WireError::new(Code::Retry, format!("{node} does not serve yet: {why}")),
@@ -468,7 +583,7 @@ impl Forwarder {
     }
 
     fn epoch(&self) -> Epoch {
-        self.founding.get().map(|f| f.epoch).unwrap_or_default()
+        self.peers.epoch()
     }
 
     fn point(&self, view: &ShardView) -> ReadPoint {
@@ -502,21 +617,36 @@ impl Forwarder {
     /// Every node known.
     pub fn known(&self) -> Vec<NodeAddress> {
         let mut nodes: BTreeMap<NodeId, NodeAddress> = BTreeMap::new();
+        let (mut loaded, mut removed) = (false, Vec::new());
         if let Some(driver) = self.driver.get() {
-            for desc in driver.catalog().nodes.values() {
+            let catalog = driver.catalog();
+            let meta = self.membership(ShardId::META).map(|(_, membership)| membership).unwrap_or_default();
+            for desc in catalog.nodes.values() {
+                removed.extend(desc.is_removed().then_some(desc.id));
                 let address = self.peers.address(desc.id).unwrap_or_else(|| desc.address.clone());
-                nodes.insert(desc.id, NodeAddress { node: desc.id, address, kind: desc.kind });
+                let votes = meta.member_on(desc.id).map(|member| meta.votes(member.replica));
+                let kind = match votes {
+                    Some(true) => NodeKind::Voter,
+                    Some(false) => NodeKind::Replica,
+                    // Whoever is in no membership is shipped to; before there is one, a node's word counts.
+                    None if !meta.voters.is_empty() => NodeKind::Replica,
+                    None => desc.kind,
+                };
+                nodes.insert(desc.id, NodeAddress { node: desc.id, address, kind });
             }
+            loaded = catalog.counters.is_some();
         }
         for known in self.heard_of.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             nodes.entry(known.node).or_insert_with(|| known.clone());
         }
-        for (node, address) in &self.voters {
+        // The command line is a hint: the catalog knows who is in the cluster by now.
+        for (node, address) in self.voters.iter().filter(|_| !loaded) {
             let entry = NodeAddress { node: *node, address: address.clone(), kind: NodeKind::Voter };
             nodes.entry(*node).or_insert(entry);
         }
         let me = NodeAddress { node: self.node, address: self.address.clone(), kind: self.kind };
         nodes.insert(self.node, me);
+        nodes.retain(|node, _| !removed.contains(node));
         nodes.into_values().collect()
     }
 }

@@ -188,6 +188,7 @@ mod tests {
             master: None,
             nodes: vec![],
             replicator: Protocol::Raft,
+            epochs: vec![],
         })
     }
     fn founded(id: u8) -> Result<Answer, String> {

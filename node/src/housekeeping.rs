@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::driver::{Driver, Failure};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
-use crate::peers::message::{Ask, Founding};
+use crate::peers::message::Ask;
 use crate::proving::Prover;
 use crate::proving::scrub::{self, Party};
 use crate::reporting::NodeReports;
@@ -73,8 +73,6 @@ pub struct Housekeeping {
     pub log: Arc<dyn LogReader>,
     /// Readers that are being filled.
     pub holds: Arc<bases::Holds>,
-    /// Its cluster.
-    pub founding: Founding,
     /// Compares its shards with those of the others.
     pub prover: Arc<Prover>,
     /// Told when something is beyond repair while running.
@@ -185,7 +183,7 @@ impl Housekeeping {
             id: self.config.node,
             address: self.forwarder.address().to_owned(),
             http: self.reports.http().cloned(),
-            kind: self.config.kind(),
+            kind: self.forwarder.kind(),
         }
     }
 
@@ -196,7 +194,8 @@ impl Housekeeping {
         loop {
             let catalog = self.driver.catalog();
             let known = catalog.nodes.get(&desc.id);
-            if known == Some(&desc) {
+            // A removed node does not come back under its number.
+            if known == Some(&desc) || known.is_some_and(NodeDesc::is_removed) {
                 // The sender lives as long as the driver.
                 if versions.changed().await.is_err() {
                     return;
@@ -248,7 +247,8 @@ impl Housekeeping {
                 continue;
             }
             elsewhere = 0;
-            let to = |node: NodeId| self.founding.members.iter().find(|m| m.node == node).map(|m| m.replica);
+            let membership = self.driver.view(ShardId::DATA).map(|view| view.membership()).unwrap_or_default();
+            let to = |node: NodeId| membership.voters.iter().find(|m| m.node == node).map(|m| m.replica);
             if let Some(replica) = master.and_then(to) {
                 tracing::info!(shard = %ShardId::DATA, to = ?master, "hands over leadership to the master");
                 self.driver.input(ShardId::DATA, Input::Transfer { to: Some(replica) });
@@ -262,7 +262,10 @@ impl Housekeeping {
         loop {
             tokio::time::sleep(HERE_EVERY).await;
             let others = self.forwarder.known().into_iter().map(|node| node.node);
-            others.filter(|node| *node != self.config.node).for_each(|node| self.peers.tell(node, Ask::Here));
+            let address = self.forwarder.address();
+            others
+                .filter(|node| *node != self.config.node)
+                .for_each(|node| self.peers.tell(node, Ask::At { address: address.to_owned() }));
         }
     }
 

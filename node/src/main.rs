@@ -29,6 +29,8 @@ struct Cli {
 enum Command {
     /// Starts a voter of a new or existing cluster (--peers), or a log-shipped replica (--replica-of).
     Start(Box<StartArgs>),
+    /// After a lost quorum: makes the directory of a stopped survivor that of the first voter of a new epoch.
+    Recover(RecoverArgs),
     /// Proves a closed node's directory: recomputes checksums, hash chains and digests, and changes nothing.
     Verify(VerifyArgs),
     /// Makes a data directory of a backup: the first voter of a new cluster.
@@ -74,6 +76,17 @@ fn verify(args: VerifyArgs) -> ExitCode {
     // A closed stdout is nobody's problem.
     let _ = std::io::stdout().write_all(text.unwrap_or_default().as_bytes());
     if verified.proved { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// `quorated recover`.
+#[derive(Args)]
+struct RecoverArgs {
+    /// The survivor's data directory.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Every setting can also stand in the file (`replica_of = "..."`) or the environment (`QUORATED_REPLICA_OF`).
@@ -200,6 +213,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify(args),
         Command::Restore(args) => ExitCode::from(args.run()),
         Command::BackupVerify(args) => ExitCode::from(args.run()),
+        Command::Recover(args) => recover(&args),
     }
 }
 
@@ -243,6 +257,20 @@ fn start(args: &StartArgs) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(NodeError::Restart(why)) => restart(&why),
+        Err(error) => {
+            eprintln!("quorated: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what is there and what will be done.
+fn recover(args: &RecoverArgs) -> ExitCode {
+    match quorate_node::recover::recover(&args.dir, args.dry_run) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("quorated: {error}");
             ExitCode::FAILURE

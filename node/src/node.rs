@@ -3,6 +3,8 @@
 //! Start: directory, listeners, doors (they answer "not yet"), founding, log and engine, driver, peers, the rest. Stop:
 //! doors close, leadership is handed over, sessions end, peers, driver, engine, clean-close mark.
 
+mod signals;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use quorate_core::error::Rejected;
+use quorate_core::log::EpochStart;
+use quorate_core::membership::Host;
 use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
 use quorate_core::ship::ShipProgress;
-use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::ids::{Epoch, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::limits::SEGMENT_BYTES;
 use quorate_shared::status::NodeKind;
 use tokio::net::{TcpListener, TcpStream};
@@ -22,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::signals::Signals;
 use crate::admin::Admin;
 use crate::admin::actions::Runner;
 use crate::config::{Config, Role};
@@ -37,6 +42,7 @@ use crate::peers::{Heard, Outbox, PeerEvents, Peers};
 use crate::proving::{Prove, Proved, Prover};
 use crate::report::{NodeState, Reports};
 use crate::reporting::NodeReports;
+use crate::roles::Roles;
 use crate::router::Router;
 use crate::serve::http::{self, Shown};
 use crate::serve::tcp::Door;
@@ -44,14 +50,11 @@ use crate::sessions::SqlSessions;
 use crate::shipping::{ProgressOut, Puller, Server};
 use crate::sql::plan::{EngineOptions, SqlEngine};
 use crate::store::engine::{Opened, Store};
-use crate::store::{Directory, StoreError};
+use crate::store::{self, Directory, StoreError};
 use crate::streams::NodeStreams;
 
 /// How long a leader may take to hand over before the node stops anyway.
 const HAND_OVER: Duration = Duration::from_secs(2);
-
-/// How often a voter without a log asks the others whom they know.
-const LOOK_AROUND: Duration = Duration::from_secs(2);
 
 /// Why a node ended.
 #[derive(thiserror::Error, Debug)]
@@ -101,15 +104,14 @@ struct Parts {
 
 /// Runs a node until it is told to stop.
 pub async fn run(config: Config) -> Result<(), NodeError> {
-    let config = Arc::new(config);
     let mut signals = Signals::new()?;
     let mut directory = Directory::open(&config.data, config.node, config.kind())?;
+    let config = Arc::new(config.in_role(directory.kind()));
     let voters = match &config.role {
         Role::Voter(peers) => peers.clone(),
         Role::Replica(_) => BTreeMap::new(),
     };
-    if config.kind() == NodeKind::Voter {
-        directory.check_voters(&voters.keys().copied().collect::<Vec<_>>())?;
+    if directory.kind() == NodeKind::Voter {
         directory.check_replicator(config.replicator)?;
     }
     let listener = listen(&config.listen).await?;
@@ -126,7 +128,16 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     let engine = SqlEngine::new(&EngineOptions::default()).map_err(|e| NodeError::Failed(e.to_string()))?;
     open_doors(&parts, &router, engine, listener, http, &stop_doors, &doors);
 
-    let forming = form(&parts, &mut directory, &voters);
+    let forming = async {
+        match directory.note(store::REMOVED) {
+            Some(why) => {
+                tracing::error!(%why, "this node was removed from its cluster; it serves nothing but its state");
+                parts.forwarder.set_state(NodeState::Removed(why));
+                Ok(None)
+            }
+            None => form(&parts, &mut directory, &voters).await,
+        }
+    };
     let running = tokio::select! {
         running = forming => running?,
         signal = signals.next() => {
@@ -263,7 +274,7 @@ fn assemble(
         replicator: config.replicator.unwrap_or_default(),
         forwarder: forwarder.clone(),
         reports: reports.clone(),
-        runner: Runner::new(config.node, forwarder.clone(), peers.clone(), reports.clone()),
+        runner: Runner::new(config.node, forwarder.clone(), peers.clone(), reports.clone(), failures.clone()),
         data: directory.path().to_owned(),
         holds: Arc::default(),
         founding: std::sync::OnceLock::new(),
@@ -322,7 +333,16 @@ async fn form(
                 match founding::agree(&parts.peers, config.node, directory.nonce(), voters, replicator, waits).await {
                     Verdict::Found(members) => founding::mint(members, replicator)?,
                     Verdict::Join(founding) => founding,
-                    Verdict::Lost(why, founding) => return Ok(lost(parts, why, &Arc::new(*founding))),
+                    Verdict::Lost(why, founding) => {
+                        // Without a log there is nothing to set aside.
+                        crate::store::engine::begin(
+                            directory,
+                            &founding,
+                            ReplicaId::NONE,
+                            config.retention.segment_bytes,
+                        )?;
+                        return lost(parts, directory, why, &Arc::new(*founding));
+                    }
                     Verdict::Wait(why) => return Err(NodeError::Failed(why)),
                 }
             }
@@ -339,59 +359,86 @@ async fn form(
         return Err(NodeError::Failed("the founding record has vanished".into()));
     };
     let founding = Arc::new(founding);
+    if let Some(newer) = directory.note(store::FENCED) {
+        let starts = find_epoch(parts, &newer, waits).await;
+        crate::store::rejoin::rejoin(directory, &starts, config.retention.segment_bytes)?;
+        return Err(NodeError::Restart("it goes on as a replica of the newer epoch".into()));
+    }
     parts.peers.founded(founding.clone());
     parts.forwarder.founded(founding.clone());
     // A second founding cannot happen.
     let _ = parts.events.founding.set(founding.clone());
     waits("it opens its log and engine".into());
     let (path, config, kind) = (directory.path().to_owned(), config.clone(), config.kind());
-    let (given, again) = (founding.clone(), config.clone());
-    let opening = move || crate::store::engine::open(&path, &config, &given);
+    let (given, nonce, again) = (founding.clone(), directory.nonce(), config.clone());
+    let opening = move || crate::store::engine::open(&path, &config, &given, nonce);
     let opened = tokio::task::spawn_blocking(opening)
         .await
         .map_err(|e| NodeError::Failed(format!("opening the data directory panicked: {e}")))??;
     match opened {
+        Store::Opened(opened) if opened.kind != kind => {
+            directory.set_kind(opened.kind)?;
+            let applied: Vec<_> = opened.shards.iter().map(|s| (s.view.shard, s.view.applied())).collect();
+            let now = opened.kind;
+            opened.closing.close(&applied, None);
+            Err(NodeError::Restart(format!("this node is a {now} from here on")))
+        }
         Store::Opened(opened) => Ok(Some(*opened)),
-        Store::Lost(why) if kind == NodeKind::Voter => Ok(lost(parts, why, &founding)),
+        Store::Lost(why) if kind == NodeKind::Voter => {
+            crate::store::engine::restart(directory, ReplicaId::NONE, again.retention.segment_bytes)?;
+            lost(parts, directory, why, &founding)
+        }
         Store::Lost(why) => {
             // A replica owes nobody anything: it starts again from nothing.
             tracing::warn!(%why, "this replica starts again from nothing");
             crate::store::engine::restart(directory, ReplicaId::NONE, again.retention.segment_bytes)?;
-            match crate::store::engine::open(directory.path(), &again, &founding)? {
-                Store::Opened(opened) => Ok(Some(*opened)),
-                Store::Lost(why) => Err(NodeError::Failed(why)),
-            }
+            Err(NodeError::Restart(format!("this replica starts again from nothing: {why}")))
         }
     }
 }
 
-/// The node stays up to say why. It knows its cluster, so it can ask the others how they are.
-fn lost(parts: &Parts, why: String, founding: &Arc<Founding>) -> Option<Opened> {
+/// A voter without a log is a new voter: it begins again as a log-shipped replica, and is made a voter under another id
+/// once it has what the others have ([`crate::roles`]). The only voter of a cluster stays up to say why.
+fn lost(
+    parts: &Parts,
+    directory: &mut Directory,
+    why: String,
+    founding: &Arc<Founding>,
+) -> Result<Option<Opened>, NodeError> {
     tracing::error!(%why, "this voter has lost its log; it neither votes nor acknowledges");
     parts.peers.founded(founding.clone());
     parts.forwarder.founded(founding.clone());
-    parts.forwarder.set_state(NodeState::LostLog(why));
-    let (peers, forwarder, stop) = (parts.peers.clone(), parts.forwarder.clone(), parts.stop_tasks.clone());
-    let Role::Voter(voters) = parts.config.role.clone() else { return None };
-    let me = parts.config.node;
-    parts.tasks.spawn(async move {
-        let watch = async {
-            loop {
-                for (node, address) in voters.iter().filter(|(node, _)| **node != me) {
-                    if let Ok(answer) = peers.who(address, Some(*node)).await {
-                        peers.learn(answer.nodes.iter().map(|n| (n.node, n.address.clone())));
-                        forwarder.heard_of(answer.nodes);
-                    }
-                }
-                tokio::time::sleep(LOOK_AROUND).await;
+    parts.forwarder.set_state(NodeState::LostLog(why.clone()));
+    let Role::Voter(voters) = &parts.config.role else { return Ok(None) };
+    if !voters.keys().chain(founding.members.iter().map(|m| &m.node)).any(|node| *node != parts.config.node) {
+        return Ok(None);
+    }
+    store::leave_note(directory.path(), store::LOST, &why);
+    directory.set_kind(NodeKind::Replica)?;
+    Err(NodeError::Restart(format!("this voter has lost its log and begins again as a replica: {why}")))
+}
+
+/// Asks everybody known, by the command line and by the note, where the epochs of a newer one began.
+async fn find_epoch(parts: &Parts, note: &str, waits: impl Fn(String)) -> Vec<(ShardId, Epoch, EpochStart)> {
+    let mut lines = note.lines();
+    let number: u64 = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
+    let mut addresses: Vec<String> = lines.map(str::to_owned).collect();
+    match &parts.config.role {
+        Role::Voter(peers) => addresses.extend(peers.values().cloned()),
+        Role::Replica(of) => addresses.extend(of.iter().cloned()),
+    }
+    loop {
+        for address in &addresses {
+            if let Ok(answer) = parts.peers.who(address, None).await
+                && answer.epochs.len() == founding::SHARDS.len()
+                && answer.epochs.iter().all(|(_, epoch, _)| epoch.number >= number)
+            {
+                return answer.epochs;
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = watch => {}
         }
-    });
-    None
+        waits(format!("epoch {number} has begun without it; it looks for a node of that epoch"));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Asks the given addresses until one names its cluster.
@@ -440,12 +487,16 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         hooks: parts.config.test_hooks.clone(),
         peers: parts.peers.clone(),
         founding: founding.clone(),
+        forwarder: parts.forwarder.clone(),
         data: directory.path().to_owned(),
         progress: progress.clone(),
         needs,
         failures: parts.failures.clone(),
     });
-    let Opened { clock, shards, log, reader, catalog, closing, flusher, rebuilt, scrubs } = opened;
+    if let Some(opened) = opened.shards.first() {
+        parts.peers.set_epoch(opened.view.applied_point().epoch);
+    }
+    let Opened { clock, shards, log, reader, catalog, closing, flusher, rebuilt, scrubs, .. } = opened;
     let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing, flusher)?);
     parts.reports.set_rebuilt(rebuilt);
     parts.forwarder.serve(driver.clone());
@@ -459,7 +510,7 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     let prover = Arc::new(Prover {
         node: parts.config.node,
         cluster: founding.cluster,
-        epoch: founding.epoch,
+        epoch: parts.peers.epoch(),
         directory: directory.path().to_owned(),
         driver: driver.clone(),
         log: server.log.clone(),
@@ -474,24 +525,44 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
     parts.events.runner.set_prover(prover.clone());
     // A second start cannot happen.
     let _ = parts.events.server.set(server);
+    let addresses: Vec<String> = match &parts.config.role {
+        Role::Voter(peers) => peers.values().cloned().collect(),
+        Role::Replica(addresses) => addresses.clone(),
+    };
     let filler = Arc::new(Filler {
         data: directory.path().to_owned(),
         me: parts.config.node,
         peers: parts.peers.clone(),
         forwarder: parts.forwarder.clone(),
         driver: driver.clone(),
-        addresses: match &parts.config.role {
-            Role::Voter(_) => Vec::new(),
-            Role::Replica(addresses) => addresses.clone(),
-        },
+        addresses: addresses.clone(),
         failures: parts.failures.clone(),
         busy: std::sync::Mutex::default(),
     });
-    match &parts.config.role {
-        Role::Voter(_) => parts.peers.connect_voters(),
-        Role::Replica(addresses) => pull(parts, &driver, progress, addresses, &filler),
-    }
+    pull(parts, &driver, progress, &addresses, &filler);
     fill_voters(parts, filler, needed);
+    if let Some(why) = directory.note(store::LOST) {
+        let then = match founding.replicator {
+            Protocol::Raft => "it is being filled again",
+            Protocol::Paxos => "it follows as a replica; the paxos replicator cannot give it its vote again",
+        };
+        parts.forwarder.set_state(NodeState::LostLog(format!("{why}; {then}")));
+    }
+    let roles = Roles {
+        me: Host { node: parts.config.node, nonce: directory.nonce() },
+        directory: directory.path().to_owned(),
+        driver: driver.clone(),
+        forwarder: parts.forwarder.clone(),
+        peers: parts.peers.clone(),
+        failures: parts.failures.clone(),
+    };
+    let stop_roles = parts.stop_tasks.clone();
+    parts.tasks.spawn(async move {
+        tokio::select! {
+            () = stop_roles.cancelled() => {}
+            () = roles.watch() => {}
+        }
+    });
     let keeping = Arc::new(Housekeeping {
         config: parts.config.clone(),
         directory: directory.path().to_owned(),
@@ -502,7 +573,6 @@ fn start(parts: &Parts, directory: &Directory, opened: Opened, router: &Arc<dyn 
         engine: closing.handle(),
         log: reader,
         holds: parts.events.holds.clone(),
-        founding: founding.clone(),
         prover,
         failures: parts.failures.clone(),
     });
@@ -552,7 +622,8 @@ fn pull(parts: &Parts, driver: &Arc<Driver>, progress: Arc<ProgressOut>, address
             let _ = failures.send((Failure::Restart, format!("{shard} has diverged and is rebuilt: {why}")));
         }),
     });
-    for shard in founding::SHARDS {
+    // Shards in which this node takes part come to it by themselves.
+    for shard in driver.views().filter(|view| view.replica == ReplicaId::NONE).map(|view| view.shard) {
         let (puller, stop) = (puller.clone(), parts.stop_tasks.clone());
         parts.tasks.spawn(async move { puller.pull(shard, stop).await });
     }
@@ -578,6 +649,7 @@ struct NodeOutgoing {
     hooks: Option<PathBuf>,
     peers: Arc<Peers>,
     founding: Founding,
+    forwarder: Arc<Forwarder>,
     data: PathBuf,
     progress: Arc<ProgressOut>,
     needs: mpsc::UnboundedSender<ShardId>,
@@ -586,9 +658,9 @@ struct NodeOutgoing {
 
 impl Outgoing for NodeOutgoing {
     fn send(&self, shard: ShardId, from: ReplicaId, to: ReplicaId, message: Bytes) {
-        let Some(member) = self.founding.members.iter().find(|m| m.replica == to) else { return };
-        let Founding { cluster, epoch, .. } = self.founding;
-        self.peers.send(member.node, &Envelope { cluster, epoch, shard, from, to, message });
+        let Some(node) = self.forwarder.home(shard, to) else { return };
+        let (cluster, epoch) = (self.founding.cluster, self.peers.epoch());
+        self.peers.send(node, &Envelope { cluster, epoch, shard, from, to, message });
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -656,7 +728,16 @@ impl Events {
             Ask::Clock => Response::send(&answers, id, Reply::Clock(Clock::wall())),
             Ask::Progress { shard, report } if report.node == from => driver.input(shard, Input::Report(report)),
             Ask::Progress { .. } | Ask::Here => {}
-            body @ (Ask::Transfer { .. } | Ask::Leader { .. } | Ask::Reserve { .. } | Ask::Release { .. }) => {
+            Ask::Change { shard, change } => {
+                let done = move |result| Response::send(&answers, id, Reply::Changed(result));
+                driver.change(shard, change, Box::new(done));
+            }
+            Ask::At { address } => self.forwarder.peers().learn([(from, address)]),
+            body @ (Ask::Transfer { .. }
+            | Ask::Leader { .. }
+            | Ask::Membership { .. }
+            | Ask::Reserve { .. }
+            | Ask::Release { .. }) => {
                 Response::send(&answers, id, self.runner.answer(from, &body));
             }
         }
@@ -689,11 +770,16 @@ impl PeerEvents for Events {
     }
 
     fn disconnected(&self, peer: NodeId) {
-        let (Some(driver), Some(founding)) = (self.forwarder.driver(), self.founding.get()) else { return };
-        let Some(peer) = founding.members.iter().find(|m| m.node == peer).map(|m| m.replica) else { return };
+        let Some(driver) = self.forwarder.driver() else { return };
         for view in driver.views() {
-            driver.input(view.shard, Input::Disconnected { peer });
+            if let Some(member) = view.membership().member_on(peer) {
+                driver.input(view.shard, Input::Disconnected { peer: member.replica });
+            }
         }
+    }
+
+    fn admits(&self, shard: ShardId, from: (NodeId, ReplicaId), to: ReplicaId) -> bool {
+        self.forwarder.admits(shard, from, to)
     }
 
     fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>) {
@@ -709,9 +795,15 @@ impl PeerEvents for Events {
                 }
                 (None, Ask::Clock) => Response::send(answers, request.id, Reply::Clock(Clock::wall())),
                 (None, Ask::Progress { .. } | Ask::Here) => {}
+                (None, Ask::At { address }) => self.forwarder.peers().learn([(from, address.clone())]),
                 (None, body) => Response::send(answers, request.id, self.runner.answer(from, body)),
             }
         }
+    }
+
+    fn removed(&self, node: NodeId) -> bool {
+        let catalog = self.forwarder.driver().map(|driver| driver.catalog());
+        catalog.is_some_and(|catalog| catalog.nodes.get(&node).is_some_and(|desc| desc.is_removed()))
     }
 
     fn who(&self, _voters: &[NodeId]) -> Answer {
@@ -721,6 +813,7 @@ impl PeerEvents for Events {
             nonce: self.nonce,
             voters: self.voters.clone(),
             founding: self.founding.get().map(|f| (**f).clone()),
+            epochs: self.forwarder.epochs(),
             master: router.master(),
             nodes: router.nodes(),
             replicator: self.replicator,
@@ -738,30 +831,6 @@ impl PeerEvents for Events {
         let given = crate::fill::serve(self.data.clone(), self.holds.clone(), stream, buffer, reader);
         if let Err(why) = given.await {
             tracing::debug!(%reader, %why, "a snapshot was not given to its end");
-        }
-    }
-}
-
-/// Signals that end the node.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, NodeError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let failed = |e: std::io::Error| NodeError::Failed(format!("cannot listen for signals: {e}"));
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

@@ -4,8 +4,9 @@
 //! on it. A heartbeat never queues behind data: channels do not share a connection. Queues are bounded: what does not
 //! fit is dropped and counted, the protocols above repeat it. Everything queued goes out in one write.
 //!
-//! Invariants: nothing is read from a peer of another cluster, epoch or data directory beyond its `Hello`; a message for
-//! another replica is dropped and counted; a message is queued only while the connection it goes out on is up.
+//! Invariants: nothing is read from a peer of another cluster or epoch beyond its `Hello`, nor from a second node of one
+//! number while the first is there; a message for another replica is dropped and counted; a message is queued only while
+//! the connection it goes out on is up.
 //!
 //! Left out: encryption and authentication of peers.
 
@@ -13,7 +14,7 @@ pub mod frame;
 pub mod message;
 mod outbox;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,9 +22,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use quorate_core::epoch::{self, Relation};
 use quorate_core::shard::Input;
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::ids::{Epoch, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::wire::{Greeting, NodeAddress, PeerChannel, PeerHello};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -36,6 +38,12 @@ use crate::report::PeerDoor;
 
 /// First pause between two attempts to connect; it doubles up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How a refusal begins that says that this node is no part of the cluster any more.
+const REMOVED: &str = "Removed: ";
+/// How a refusal begins that says that this node's epoch is over.
+const OVER: &str = "EpochOver: ";
+/// A node that was heard within this time is there: another one of its number is refused.
+const TWIN_MS: u64 = 3_000;
 /// How long a request waits for a connection that is being made.
 const CONNECT_WAIT: Duration = Duration::from_millis(300);
 
@@ -47,8 +55,13 @@ pub trait PeerEvents: Send + Sync + 'static {
     /// A consensus connection from or to a node has ended or begun, or the queue in front of it was full: messages may
     /// be lost.
     fn disconnected(&self, peer: NodeId);
+    /// Whether a message between these replicas is to be heard here: it is for ours, and the sender lives on that node,
+    /// or is of a membership that this node has not heard of yet.
+    fn admits(&self, shard: ShardId, from: (NodeId, ReplicaId), to: ReplicaId) -> bool;
     /// Requests of another node, each answered through `answers` unless its id is 0.
     fn requests(&self, from: NodeId, requests: Vec<Request>, answers: &Arc<Outbox>);
+    /// Whether a node was removed from the cluster.
+    fn removed(&self, node: NodeId) -> bool;
     /// Who this node is and what it knows.
     fn who(&self, voters: &[NodeId]) -> Answer;
     /// Serves a reader of our log until it ends.
@@ -87,6 +100,12 @@ pub enum AskError {
     TimedOut(NodeId),
 }
 
+/// A consensus connection that is kept up until it is stopped.
+struct Kept {
+    outbox: Arc<Outbox>,
+    stop: CancellationToken,
+}
+
 struct Link {
     outbox: Arc<Outbox>,
     pending: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
@@ -99,9 +118,20 @@ pub struct Peers {
     me: NodeId,
     nonce: Nonce,
     founding: RwLock<Option<Arc<Founding>>>,
+    /// Those of the command line.
     voters: Vec<NodeId>,
+    /// Where nodes are as the command line has it: tried where what was learned does not answer.
+    hints: BTreeMap<NodeId, String>,
+    /// Where nodes are, as they say themselves.
     addresses: RwLock<BTreeMap<NodeId, String>>,
-    consensus: RwLock<BTreeMap<NodeId, Arc<Outbox>>>,
+    consensus: RwLock<BTreeMap<NodeId, Kept>>,
+    epoch: RwLock<Epoch>,
+    newer: Mutex<Option<Epoch>>,
+    cut_off: Mutex<Option<Epoch>>,
+    /// Who said that this node was removed, and how.
+    expelled: Mutex<Option<String>>,
+    /// The data directory each node last came from.
+    nonces: RwLock<BTreeMap<NodeId, Nonce>>,
     requests: RwLock<BTreeMap<NodeId, Arc<Link>>>,
     heard: RwLock<BTreeMap<NodeId, Heard>>,
     events: RwLock<Option<Arc<dyn PeerEvents>>>,
@@ -137,8 +167,14 @@ impl Peers {
             nonce,
             founding: RwLock::new(None),
             voters,
+            hints: addresses.clone(),
             addresses: RwLock::new(addresses),
             consensus: RwLock::default(),
+            nonces: RwLock::default(),
+            epoch: RwLock::default(),
+            newer: Mutex::default(),
+            cut_off: Mutex::default(),
+            expelled: Mutex::default(),
             requests: RwLock::default(),
             heard: RwLock::default(),
             events: RwLock::new(None),
@@ -162,28 +198,53 @@ impl Peers {
 
     /// The cluster is known from here on.
     pub fn founded(&self, founding: Arc<Founding>) {
+        if founding.epoch.number > self.epoch().number {
+            self.set_epoch(founding.epoch);
+        }
         *write(&self.founding) = Some(founding);
     }
 
-    /// Keeps a consensus connection to each other voter of the cluster.
-    pub fn connect_voters(self: &Arc<Self>) {
-        for node in self.voters.iter().copied().filter(|node| *node != self.me) {
-            let outbox = Arc::new(Outbox::default());
-            write(&self.consensus).insert(node, outbox.clone());
+    /// Keeps a consensus connection to each of these nodes, and to no other.
+    pub fn connect(self: &Arc<Self>, nodes: &BTreeSet<NodeId>) {
+        let mut kept = write(&self.consensus);
+        kept.retain(|node, kept| {
+            let wanted = nodes.contains(node);
+            if !wanted {
+                kept.stop.cancel();
+            }
+            wanted
+        });
+        for node in nodes.iter().copied().filter(|node| *node != self.me) {
+            if kept.contains_key(&node) {
+                continue;
+            }
+            let (outbox, stop) = (Arc::new(Outbox::default()), self.stop.child_token());
+            kept.insert(node, Kept { outbox: outbox.clone(), stop: stop.clone() });
             let peers = self.clone();
-            self.tasks.spawn_on(async move { peers.keep_consensus(node, &outbox).await }, &self.runtime);
+            self.tasks.spawn_on(async move { peers.keep_consensus(node, &outbox, &stop).await }, &self.runtime);
             self.link(node);
         }
     }
 
-    /// What the catalog says about where nodes are. The command line wins for voters.
+    /// Where nodes are, from the catalog or from themselves.
     pub fn learn(&self, nodes: impl IntoIterator<Item = (NodeId, String)>) {
         let mut addresses = write(&self.addresses);
-        for (node, address) in nodes {
-            if !self.voters.contains(&node) {
-                addresses.insert(node, address);
-            }
+        for (node, address) in nodes.into_iter().filter(|(_, address)| !address.is_empty()) {
+            addresses.insert(node, address);
         }
+    }
+
+    /// A node is no part of the cluster any more.
+    pub fn forget(&self, node: NodeId) {
+        write(&self.addresses).remove(&node);
+    }
+
+    /// Where to look for a node, by how often it was not found.
+    fn candidate(&self, node: NodeId, failed: usize) -> Option<String> {
+        let learned = self.address(node);
+        let hint = self.hints.get(&node).cloned().filter(|hint| Some(hint) != learned.as_ref());
+        let all: Vec<String> = learned.into_iter().chain(hint).collect();
+        all.get(failed % all.len().max(1)).cloned()
     }
 
     /// Where a node is.
@@ -205,9 +266,14 @@ impl Peers {
         write(&self.heard).entry(node).or_insert_with(|| Heard(Arc::default(), self.started)).clone()
     }
 
+    /// This node's data directory.
+    pub fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
     /// Messages dropped so far.
     pub fn dropped(&self) -> u64 {
-        let queued: u64 = read(&self.consensus).values().map(|o| o.dropped()).sum();
+        let queued: u64 = read(&self.consensus).values().map(|kept| kept.outbox.dropped()).sum();
         queued + self.dropped.load(Ordering::Relaxed)
     }
 
@@ -216,7 +282,7 @@ impl Peers {
         let founding = read(&self.founding).clone();
         PeerHello {
             cluster: founding.as_ref().map(|f| f.cluster),
-            epoch: founding.map(|f| f.epoch).unwrap_or_default(),
+            epoch: self.epoch(),
             node: self.me,
             to,
             nonce: self.nonce,
@@ -227,8 +293,8 @@ impl Peers {
     /// Queues a protocol message for another voter, or drops it; [`Peers::flush`] follows.
     pub fn send(&self, to: NodeId, envelope: &Envelope) {
         match read(&self.consensus).get(&to) {
-            Some(outbox) => {
-                if !outbox.push_quietly(envelope) && outbox.first_drop() {
+            Some(kept) => {
+                if !kept.outbox.push_quietly(envelope) && kept.outbox.first_drop() {
                     self.disconnected(to);
                 }
             }
@@ -246,7 +312,7 @@ impl Peers {
 
     /// Puts queued protocol messages on the wire.
     pub fn flush(&self) {
-        read(&self.consensus).values().for_each(|outbox| outbox.flush());
+        read(&self.consensus).values().for_each(|kept| kept.outbox.flush());
     }
 
     /// Stops every connection and waits for their tasks.
@@ -256,15 +322,17 @@ impl Peers {
         self.tasks.wait().await;
     }
 
-    async fn keep_consensus(&self, node: NodeId, outbox: &Outbox) {
-        let mut pause = BACKOFF.0;
+    async fn keep_consensus(&self, node: NodeId, outbox: &Outbox, stop: &CancellationToken) {
+        let (mut pause, mut failed) = (BACKOFF.0, 0);
         loop {
-            let Some(address) = self.address(node) else { return };
+            let address = self.candidate(node, failed);
+            failed += 1;
             let attempt = async {
+                let address = address.ok_or("its address is not known")?;
                 let hello = self.hello(Some(node), PeerChannel::Consensus);
-                let (stream, _, _) = frame::connect(&address, &hello).await.map_err(|e| e.to_string())?;
+                let (stream, _, _) = frame::connect(&address, &hello).await.map_err(|e| self.heed(&e))?;
                 let (mut reader, writer) = stream.into_split();
-                pause = BACKOFF.0;
+                (pause, failed) = (BACKOFF.0, 0);
                 outbox.open();
                 self.disconnected(node);
                 // Nothing comes back on this channel: reading only notices its end.
@@ -275,7 +343,7 @@ impl Peers {
                 }
             };
             let ended: Result<(), String> = tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = stop.cancelled() => return outbox.close(),
                 ended = attempt => ended,
             };
             if outbox.is_open() {
@@ -286,11 +354,39 @@ impl Peers {
                 tracing::debug!(peer = %node, %why, "consensus connection is down");
             }
             tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(BACKOFF.1);
         }
+    }
+
+    /// Who answers at a node's address is that node: begun again from nothing, it is let in at once.
+    fn met(&self, greeting: &Greeting) {
+        if let Greeting::PeerWelcome { node, nonce } = greeting {
+            write(&self.nonces).insert(*node, *nonce);
+        }
+    }
+
+    /// Why a connection could not be made; remembers that this node is not wanted any more.
+    fn heed(&self, error: &frame::ConnectError) -> String {
+        let text = error.to_string();
+        if let (frame::ConnectError::Refused(_), Some(why)) = (error, text.strip_prefix(REMOVED)) {
+            *get(&self.expelled) = Some(why.to_owned());
+        }
+        if let frame::ConnectError::Refused(WireError { message, detail: Some(detail), .. }) = error
+            && message.starts_with(OVER)
+            && let Some((number, id)) = detail.split_once(' ')
+            && let (Ok(number), Ok(id)) = (number.parse(), id.parse())
+        {
+            self.heard_of(Epoch { number, id });
+        }
+        text
+    }
+
+    /// Who said that this node was removed from the cluster, if anybody did.
+    pub fn expelled(&self) -> Option<String> {
+        get(&self.expelled).clone()
     }
 
     fn link(self: &Arc<Self>, node: NodeId) -> Arc<Link> {
@@ -314,12 +410,17 @@ impl Peers {
     }
 
     async fn keep_requests(&self, node: NodeId, link: &Link) {
-        let mut pause = BACKOFF.0;
+        let (mut pause, mut failed) = (BACKOFF.0, 0);
         loop {
+            let address = self.candidate(node, failed);
+            failed += 1;
             let ended = tokio::select! {
                 () = self.stop.cancelled() => Ok(()),
-                ended = self.serve_link(node, link, &mut pause) => ended,
+                ended = self.serve_link(node, address, link, &mut failed) => ended,
             };
+            if failed == 0 {
+                pause = BACKOFF.0;
+            }
             link.outbox.close();
             // Dropping the senders tells those who wait that the connection is lost.
             get(&link.pending).clear();
@@ -334,12 +435,19 @@ impl Peers {
         }
     }
 
-    async fn serve_link(&self, node: NodeId, link: &Link, pause: &mut Duration) -> Result<(), String> {
-        let address = self.address(node).ok_or("its address is not known")?;
+    async fn serve_link(
+        &self,
+        node: NodeId,
+        address: Option<String>,
+        link: &Link,
+        failed: &mut usize,
+    ) -> Result<(), String> {
+        let address = address.ok_or("its address is not known")?;
         let hello = self.hello(Some(node), PeerChannel::Requests);
-        let (stream, mut buffer, _) = frame::connect(&address, &hello).await.map_err(|e| e.to_string())?;
+        let (stream, mut buffer, greeting) = frame::connect(&address, &hello).await.map_err(|e| self.heed(&e))?;
+        self.met(&greeting);
         let (mut reader, writer) = stream.into_split();
-        *pause = BACKOFF.0;
+        *failed = 0;
         link.outbox.open();
         let heard = self.hearing(node);
         heard.now();
@@ -419,6 +527,9 @@ impl Peers {
             return denied(format!("this is {}, not {to}", self.me))
                 .map(|e| e.hint("two nodes' addresses are confused; compare --peers and --advertise"));
         }
+        if let Some(why) = self.twin(hello) {
+            return denied(why).map(|e| e.hint("a node's number is never given twice; choose another --id"));
+        }
         if hello.channel == PeerChannel::Founding {
             return None;
         }
@@ -429,29 +540,92 @@ impl Peers {
             let theirs = hello.cluster.map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
             return denied(format!("{} belongs to {theirs}, {} to cluster {}", hello.node, self.me, founding.cluster));
         }
-        if hello.epoch != founding.epoch {
-            let (theirs, ours) = (hello.epoch, founding.epoch);
-            return denied(format!("{} is in epoch {}, {} in {}", hello.node, theirs.number, self.me, ours.number));
+        if let Some(error) = self.other_epoch(hello) {
+            return Some(error);
         }
-        if hello.channel == PeerChannel::Consensus {
-            let member = founding.members.iter().find(|m| m.node == hello.node);
-            if member.is_none_or(|m| m.nonce != hello.nonce) {
-                return denied(format!("{} is not the voter of that name: its data directory is another", hello.node));
-            }
+        let events = read(&self.events).clone();
+        if events.is_some_and(|events| events.removed(hello.node)) {
+            let message = format!("{REMOVED}{} says that {} was removed from the cluster", self.me, hello.node);
+            return denied(message).map(|e| e.hint("its number is not given again; choose another --id"));
         }
         None
     }
 
+    /// Why a node of another epoch is not let in. A log-shipped replica of an older one may read on from where it is.
+    fn other_epoch(&self, hello: &PeerHello) -> Option<WireError> {
+        let (ours, theirs, node) = (self.epoch(), hello.epoch, hello.node);
+        let message = match epoch::relation(ours, theirs) {
+            Relation::Same => return None,
+            Relation::Older if hello.channel == PeerChannel::Shipping => return None,
+            Relation::Older => format!("{OVER}{node} is in epoch {}, {} in {}", theirs.number, self.me, ours.number),
+            Relation::Newer => {
+                self.heard_of(theirs);
+                format!("EpochBehind: {node} is in epoch {}, {} still in {}", theirs.number, self.me, ours.number)
+            }
+            Relation::Conflict => {
+                format!(
+                    "TwoEpochs: {node} and {} are in two different epochs {}; neither follows the other",
+                    self.me, ours.number
+                )
+            }
+        };
+        // For whoever reads it by machine.
+        Some(WireError::new(Code::Denied, message).detail(format!("{} {}", ours.number, ours.id)))
+    }
+
+    /// The epoch this node is in.
+    pub fn epoch(&self) -> Epoch {
+        *read(&self.epoch)
+    }
+
+    /// This node is in this epoch from here on.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        *write(&self.epoch) = epoch;
+    }
+
+    fn heard_of(&self, newer: Epoch) {
+        let mut known = get(&self.newer);
+        if known.is_none_or(|known| newer.number > known.number) {
+            *known = Some(newer);
+        }
+    }
+
+    /// A newer epoch's node has refused this node's log: it has what is not in that epoch.
+    pub fn cut_off(&self, newer: Epoch) {
+        *get(&self.cut_off) = Some(newer);
+    }
+
+    /// The epoch that has refused this node's log.
+    pub fn refused_by(&self) -> Option<Epoch> {
+        *get(&self.cut_off)
+    }
+
+    /// An epoch newer than this node's that was heard of.
+    pub fn newer_epoch(&self) -> Option<Epoch> {
+        get(&self.newer).filter(|newer| newer.number > self.epoch().number)
+    }
+
+    /// Whether another node of that number is there, with another data directory.
+    fn twin(&self, hello: &PeerHello) -> Option<String> {
+        let node = hello.node;
+        if node == self.me && hello.nonce != self.nonce {
+            return Some(format!("DuplicateNode: {node} is this node; another one calls itself so too"));
+        }
+        let known = read(&self.nonces).get(&node).copied().filter(|nonce| *nonce != hello.nonce)?;
+        let heard = self.hearing(node).age_ms().filter(|age| *age < TWIN_MS)?;
+        Some(format!("DuplicateNode: another {node} with the data directory {known} was heard {heard} ms ago"))
+    }
+
     async fn receive_consensus(&self, mut stream: TcpStream, mut buffer: BytesMut, from: NodeId) -> io::Result<()> {
         let Some(founding) = read(&self.founding).clone() else { return Ok(()) };
-        let replica = |node: NodeId| founding.members.iter().find(|m| m.node == node).map(|m| m.replica);
-        let (Some(theirs), Some(mine)) = (replica(from), replica(self.me)) else { return Ok(()) };
+        let Some(events) = read(&self.events).clone() else { return Ok(()) };
         let heard = self.hearing(from);
         loop {
             let mut messages = Vec::new();
             while let Some(bytes) = frame::take(&mut buffer)? {
                 let envelope: Envelope = frame::decode(&bytes)?;
-                match self.is_for_us(&envelope, &founding, theirs, mine) {
+                let ours = envelope.cluster == founding.cluster && envelope.epoch == self.epoch();
+                match ours && events.admits(envelope.shard, (from, envelope.from), envelope.to) {
                     true => messages
                         .push((envelope.shard, Input::Receive { from: envelope.from, message: envelope.message })),
                     false => {
@@ -461,22 +635,12 @@ impl Peers {
             }
             if !messages.is_empty() {
                 heard.now();
-                match read(&self.events).as_ref() {
-                    Some(events) => events.consensus(messages),
-                    None => return Ok(()),
-                }
+                events.consensus(messages);
             }
             if !frame::fill(&mut stream, &mut buffer).await? {
                 return Ok(());
             }
         }
-    }
-
-    fn is_for_us(&self, envelope: &Envelope, founding: &Founding, theirs: ReplicaId, mine: ReplicaId) -> bool {
-        envelope.cluster == founding.cluster
-            && envelope.epoch == founding.epoch
-            && envelope.from == theirs
-            && envelope.to == mine
     }
 
     async fn receive_requests(&self, stream: TcpStream, mut buffer: BytesMut, from: NodeId) -> io::Result<()> {
@@ -525,6 +689,7 @@ impl Peers {
             tracing::debug!(peer = %hello.node, why = %error, "refused a peer");
             return frame::write(&mut stream, &Greeting::Refused(error)).await;
         }
+        write(&self.nonces).insert(hello.node, hello.nonce);
         frame::write(&mut stream, &Greeting::PeerWelcome { node: self.me, nonce: self.nonce }).await?;
         let buffer = BytesMut::new();
         match hello.channel {

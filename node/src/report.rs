@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use quorate_core::membership::Membership;
 use quorate_shared::error::WireError;
-use quorate_shared::ids::{ClusterId, Index, NodeId, ShardId};
+use quorate_shared::ids::{ClusterId, Epoch, Index, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::status::{NodeKind, ShardStatus};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub enum NodeState {
     LostLog(String),
     /// A replica of a shard has stopped, and why; what does not need it goes on.
     Stopped(String),
+    /// It is no part of its cluster any more, and who said so.
+    Removed(String),
 }
 
 /// One shard on one node.
@@ -41,6 +44,10 @@ pub struct ShardReport {
     pub applied: Index,
     /// Why this replica has stopped, if it has.
     pub stopped: Option<String>,
+    /// Its id; none of a log-shipped one.
+    pub replica: ReplicaId,
+    /// Who takes part, as of `applied`.
+    pub membership: Membership,
 }
 
 /// Everything a node says of itself.
@@ -90,6 +97,10 @@ pub struct NodeReport {
     pub diverged: Vec<(String, String)>,
     /// Archives of the log that its catalog knows.
     pub archives: Vec<ArchiveHeard>,
+    /// Its data directory, in this incarnation.
+    pub nonce: Nonce,
+    /// The epoch it is in.
+    pub epoch: Epoch,
 }
 
 /// An archive of the log, as a node knows it.

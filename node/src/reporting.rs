@@ -105,6 +105,8 @@ impl NodeReports {
                 durable: state.durable,
                 applied: Index::max(state.applied, view.applied()),
                 stopped: view.stopped(),
+                replica: view.replica,
+                membership: (*view.membership()).clone(),
             });
         }
         reports
@@ -131,7 +133,7 @@ impl Reports for NodeReports {
         let identity = NodeRouter(self.forwarder.clone()).identity();
         NodeReport {
             node: self.config.node,
-            kind: self.config.kind(),
+            kind: self.forwarder.kind(),
             address: self.forwarder.address().to_owned(),
             http: self.http.clone(),
             cluster: identity.cluster,
@@ -159,6 +161,8 @@ impl Reports for NodeReports {
                 .cloned()
                 .collect(),
             archives: driver.map(|d| self.archives.of(&d.catalog())).unwrap_or_default(),
+            nonce: self.peers.nonce(),
+            epoch: self.peers.epoch(),
         }
     }
 

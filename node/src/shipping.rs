@@ -18,7 +18,7 @@ use quorate_core::log::LogReader;
 use quorate_core::shard::Input;
 use quorate_core::ship::serve::Sender;
 use quorate_core::ship::{ReaderMessage, Refusal, ServerMessage, ShipProgress};
-use quorate_shared::ids::{NodeId, ShardId};
+use quorate_shared::ids::{Epoch, NodeId, ShardId};
 use quorate_shared::status::NodeKind;
 use quorate_shared::wire::{NodeAddress, PeerChannel};
 use tokio::net::TcpStream;
@@ -232,6 +232,8 @@ enum End {
     Broken(String),
     /// The histories differ: this replica has to start again from nothing.
     Diverged(String),
+    /// This replica has what is not in the newer epoch: it has to cut that off first.
+    CutOff(Epoch),
     /// The server's log begins behind the end of this replica's.
     Behind,
 }
@@ -289,6 +291,11 @@ impl Puller {
                     self.filler.fill(shard, &stop).await;
                     return;
                 }
+                End::CutOff(epoch) => {
+                    tracing::error!(%shard, %address, epoch = epoch.number, "this replica has what is not in the new epoch");
+                    self.peers.cut_off(epoch);
+                    return;
+                }
                 End::Diverged(why) => {
                     tracing::error!(%shard, %address, %why, "this replica's history is not the cluster's");
                     (self.diverged)(shard, why);
@@ -305,11 +312,14 @@ impl Puller {
 
     /// The next address to try: those given, then every voter known.
     fn somebody(&self, turn: &mut usize) -> String {
-        let known = self.forwarder.known().into_iter();
-        let voters = known.filter(|n| n.kind == quorate_shared::status::NodeKind::Voter).map(|n| n.address);
-        let all: Vec<String> = self.addresses.iter().cloned().chain(voters).collect();
+        let mut known = self.forwarder.known();
+        known.retain(|node| node.address != self.forwarder.address());
+        // Voters first; in a newer epoch somebody else may lead.
+        known.sort_by_key(|node| node.kind == quorate_shared::status::NodeKind::Replica);
+        let all: Vec<String> = self.addresses.iter().cloned().chain(known.into_iter().map(|n| n.address)).collect();
         *turn += 1;
-        all[(*turn - 1) % all.len()].clone()
+        // With nobody known, nobody is found; it is asked for again.
+        all.get((*turn - 1) % all.len().max(1)).cloned().unwrap_or_default()
     }
 
     async fn follow(&self, view: &Arc<ShardView>, address: &str) -> End {
@@ -395,9 +405,7 @@ impl Puller {
                     Some(End::Diverged(format!("entry {index} has the hash {ours} there")))
                 }
                 Ok(ServerMessage::Refused(Refusal::NeedsSnapshot { .. })) => Some(End::Behind),
-                Ok(ServerMessage::Refused(refusal @ Refusal::NewEpoch { .. })) => {
-                    Some(End::Diverged(refusal.to_string()))
-                }
+                Ok(ServerMessage::Refused(Refusal::NewEpoch { epoch, .. })) => Some(End::CutOff(epoch)),
                 Ok(ServerMessage::Refused(refusal)) => Some(End::Broken(refusal.to_string())),
                 Ok(ServerMessage::Confirmed { tag, index, age }) => {
                     let asked = Moment::from_micros(tag.saturating_sub(age));

@@ -10,6 +10,7 @@
 
 pub mod engine;
 pub mod key;
+pub mod rejoin;
 pub mod snapshots;
 
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use quorate_core::replica::Protocol;
-use quorate_shared::ids::{NodeId, Nonce};
+use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::status::NodeKind;
 use serde::{Deserialize, Serialize};
 
@@ -42,16 +43,6 @@ pub enum StoreError {
         /// Who wants it.
         me: NodeId,
     },
-    /// It belongs to a node of the other kind.
-    #[error("{path} is the directory of a {owner}, this node is started as a {me}; a {me} needs an empty directory")]
-    OtherKind {
-        /// The directory.
-        path: PathBuf,
-        /// What it was.
-        owner: NodeKind,
-        /// What was asked for.
-        me: NodeKind,
-    },
     /// Written by a newer version.
     #[error("{path} has format {found}; this quorated reads up to {FORMAT}: use the newer version that wrote it")]
     Newer {
@@ -59,20 +50,6 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format.
         found: u64,
-    },
-    /// The voters in `--peers` are not those of the cluster.
-    #[error(
-        "--peers lists {given} but the voters of cluster {cluster} in {path} are {stored}; addresses may change, voters may not"
-    )]
-    OtherVoters {
-        /// The directory.
-        path: PathBuf,
-        /// Its cluster.
-        cluster: String,
-        /// From the command line.
-        given: String,
-        /// From the directory.
-        stored: String,
     },
     /// Its cluster was founded with another replicator.
     #[error("--replicator {given}, but cluster {cluster} was founded with {stored}; it cannot be changed")]
@@ -247,6 +224,13 @@ pub fn random_bytes() -> Result<[u8; 16], StoreError> {
     Ok(bytes)
 }
 
+/// Whose a directory is.
+pub fn owner(path: &Path) -> Result<NodeId, StoreError> {
+    let file = path.join("identity.json");
+    let text = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+    parse_identity(path, &file, &text).map(|identity| identity.node)
+}
+
 /// An open data directory. The lock is released when it is dropped.
 #[derive(Debug)]
 pub struct Directory {
@@ -279,9 +263,6 @@ impl Directory {
         if identity.node != me {
             return Err(StoreError::OtherNode { path, owner: identity.node, me });
         }
-        if identity.kind != kind {
-            return Err(StoreError::OtherKind { path, owner: identity.kind, me: kind });
-        }
         let founding = match &identity.founding {
             None => None,
             Some(record) => Some(record.founding().ok_or_else(|| StoreError::Damaged {
@@ -305,22 +286,33 @@ impl Directory {
         self.founding.as_ref()
     }
 
-    /// Refuses other voters than the stored ones.
-    pub fn check_voters(&self, given: &[NodeId]) -> Result<(), StoreError> {
-        let Some(founding) = &self.founding else { return Ok(()) };
-        let mut stored: Vec<NodeId> = founding.members.iter().map(|m| m.node).collect();
-        let mut given = given.to_vec();
-        stored.sort_unstable();
-        given.sort_unstable();
-        if stored == given {
+    /// What the node is by now: what it was started as first, then what the membership made it.
+    pub fn kind(&self) -> NodeKind {
+        self.identity.kind
+    }
+
+    /// Records what the node is from its next start on.
+    pub fn set_kind(&mut self, kind: NodeKind) -> Result<(), StoreError> {
+        if self.identity.kind == kind {
             return Ok(());
         }
-        Err(StoreError::OtherVoters {
-            path: self.path.clone(),
-            cluster: founding.cluster.to_string(),
-            given: names(&given),
-            stored: names(&stored),
-        })
+        let identity = Identity { kind, ..self.identity.clone() };
+        write_identity(&self.path, &identity)?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// The node begins again from nothing: as another incarnation, so that it is never taken for what it was.
+    pub fn renew(&mut self) -> Result<(), StoreError> {
+        let identity = Identity { nonce: Nonce(random_bytes()?), ..self.identity.clone() };
+        write_identity(&self.path, &identity)?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// What a note says, if it is there.
+    pub fn note(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path.join(name)).ok()
     }
 
     /// Refuses another replicator than the one the cluster was founded with.
@@ -355,6 +347,41 @@ impl Directory {
         }
         fs::rename(&from, &to).map_err(io_error("move aside", &from))?;
         sync_directory(&self.path)
+    }
+}
+
+/// A voter's log is gone: why. There until it votes again.
+pub const LOST: &str = "lost";
+/// The node was removed from its cluster: who said so.
+pub const REMOVED: &str = "removed";
+/// Replicas that are no members any more, as `s1 r4` each: they go on as log-shipped ones.
+pub const LEFT: &str = "left";
+
+/// The replica is to be the first voter of a new epoch: its number (0: the next one) and id.
+pub const PROMOTE: &str = "promote";
+/// A newer epoch has begun without this node: its number, then addresses to ask.
+pub const FENCED: &str = "fenced";
+
+/// Leaves a note for the next start.
+pub fn leave_note(dir: &Path, name: &str, text: &str) {
+    if let Err(error) = replace_file(dir, name, text.as_bytes()) {
+        tracing::error!(%error, name, "cannot leave a note for the next start");
+    }
+}
+
+/// Replicas of a shard that are no members any more, as the note has them.
+pub fn left(dir: &Path, shard: ShardId) -> Vec<ReplicaId> {
+    let note = fs::read_to_string(dir.join(LEFT)).unwrap_or_default();
+    let lines = note.lines().filter_map(|line| line.split_once(" r"));
+    lines.filter(|(of, _)| *of == shard.to_string()).filter_map(|(_, id)| id.parse().ok().map(ReplicaId::new)).collect()
+}
+
+/// Takes a note away.
+pub fn drop_note(dir: &Path, name: &str) -> Result<(), StoreError> {
+    let path = dir.join(name);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(e)),
+        _ => sync_directory(dir),
     }
 }
 
@@ -458,8 +485,8 @@ mod tests {
         drop(held);
         let error = Directory::open(tmp.path(), n(2), NodeKind::Voter).expect_err("other node");
         assert!(error.to_string().contains("belongs to n1, this is n2"), "{error}");
-        let error = Directory::open(tmp.path(), n(1), NodeKind::Replica).expect_err("other kind");
-        assert!(error.to_string().contains("directory of a voter"), "{error}");
+        let hinted = Directory::open(tmp.path(), n(1), NodeKind::Replica).unwrap();
+        assert_eq!(hinted.kind(), NodeKind::Voter, "what it was told first, until a membership says otherwise");
     }
 
     #[test]
@@ -479,9 +506,7 @@ mod tests {
         assert!(directory.check_replicator(None).is_ok() && directory.check_replicator(Some(Protocol::Paxos)).is_ok());
         let error = directory.check_replicator(Some(Protocol::Raft)).expect_err("another").to_string();
         assert!(error.contains("--replicator raft") && error.contains("founded with paxos"), "{error}");
-        assert!(directory.check_voters(&[n(1)]).is_ok());
-        let error = directory.check_voters(&[n(1), n(2)]).expect_err("other voters").to_string();
-        assert!(error.contains("lists n1, n2") && error.contains("are n1"), "{error}");
+        assert_eq!(directory.kind(), NodeKind::Voter, "what it was told later is a hint");
     }
 
     #[test]

@@ -68,6 +68,18 @@ pub struct NodeDesc {
     pub kind: NodeKind,
 }
 
+impl NodeDesc {
+    /// What is left of a node that was removed: its number is never given again.
+    pub fn removed(id: NodeId) -> Self {
+        Self { id, address: String::new(), http: None, kind: NodeKind::Replica }
+    }
+
+    /// It was removed.
+    pub fn is_removed(&self) -> bool {
+        self.address.is_empty()
+    }
+}
+
 /// A DDL job: resumed by whoever leads `s0`; each step is idempotent. Only its state is core's business.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JobDesc {

@@ -6,30 +6,36 @@
 //! Invariants: a refused action has changed nothing; one action that changes the cluster at a time, because a majority of
 //! the voters must have reserved the cluster for it; an outcome is `done` only when its effect was observed.
 
+mod promote;
 mod prove;
 pub mod reservation;
 mod switchover;
 #[cfg(test)]
 mod tests;
+mod voters;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use quorate_core::membership::Membership;
+use quorate_core::replica::Protocol;
 use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{NodeId, ShardId};
+use quorate_shared::ids::{Epoch, Index, NodeId, ShardId};
 use quorate_shared::status::{ClusterStatus, NodeKind};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::reservation::{HOLD, Reservations};
+use self::voters::Goal;
 use super::{Gathered, Since, gather, merge};
+use crate::driver::Failure;
 use crate::forward::Forwarder;
 use crate::peers::Peers;
 use crate::peers::message::{Ask, Leading, Reply};
 use crate::proving::Prover;
-use crate::report::NodeReport;
+use crate::report::{NodeReport, Reports};
 use crate::reporting::NodeReports;
 
 /// How long a node may take to answer a step's small question.
@@ -41,6 +47,8 @@ pub struct Runner {
     forwarder: Arc<Forwarder>,
     peers: Arc<Peers>,
     reports: Arc<NodeReports>,
+    /// Told when the node has to begin again.
+    failures: mpsc::UnboundedSender<(Failure, String)>,
     /// What this node keeps the cluster reserved for.
     pub reservations: Reservations,
     prover: OnceLock<Arc<Prover>>,
@@ -75,6 +83,31 @@ impl Scene {
         self.status.nodes.iter().find(|n| n.id == name).map(|n| n.kind)
     }
 
+    /// The epoch a node is in.
+    pub fn epoch(&self, node: NodeId) -> Epoch {
+        self.report(node).map(|report| report.epoch).unwrap_or_default()
+    }
+
+    /// What a node has applied of a shard.
+    pub fn applied(&self, node: NodeId, shard: ShardId) -> Index {
+        let report = self.report(node).and_then(|report| report.shards.iter().find(|s| s.shard == shard));
+        report.map(|shard| shard.applied).unwrap_or_default()
+    }
+
+    /// The highest commit index of a shard that anybody who answers knows of.
+    pub fn commit(&self, shard: ShardId) -> Index {
+        let all = self.gathered.reports().flat_map(|report| &report.shards).filter(|s| s.shard == shard);
+        Index::new(all.filter_map(|s| s.status.commit).max().unwrap_or_default())
+    }
+
+    /// Shards whose membership is on its way from one set of voters to another.
+    pub fn joint(&self) -> Vec<ShardId> {
+        let all = self.gathered.reports().flat_map(|report| &report.shards);
+        let mut joint: Vec<ShardId> = all.filter(|s| s.leads && s.membership.is_joint()).map(|s| s.shard).collect();
+        joint.dedup();
+        joint
+    }
+
     /// The voters.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
         self.status.nodes.iter().filter(|n| n.kind == NodeKind::Voter).filter_map(|n| node_id(&n.id))
@@ -103,6 +136,8 @@ enum Work {
     Nothing,
     Switchover(switchover::Switchover),
     Prove(prove::Task),
+    Voters(voters::Change),
+    Promote(promote::Promotion),
 }
 
 impl Planned {
@@ -110,6 +145,15 @@ impl Planned {
     fn refused(title: impl Into<String>, why: impl Into<String>) -> Self {
         let plan = AdminPlan { title: title.into(), refusals: vec![why.into()], ..AdminPlan::default() };
         Self { plan, work: Work::Nothing }
+    }
+}
+
+/// Whether an action makes or unmakes a voter.
+fn changes_voters(scene: &Scene, action: &AdminAction) -> bool {
+    match action {
+        AdminAction::AddVoter { .. } | AdminAction::DemoteVoter { .. } | AdminAction::Promote { .. } => true,
+        AdminAction::RemoveNode { node } => scene.kind(*node) == Some(NodeKind::Voter),
+        _ => false,
     }
 }
 
@@ -147,15 +191,15 @@ impl Steps {
 
 impl Runner {
     /// A runner for this node.
-    pub fn new(node: NodeId, forwarder: Arc<Forwarder>, peers: Arc<Peers>, reports: Arc<NodeReports>) -> Arc<Self> {
-        Arc::new(Self {
-            node,
-            forwarder,
-            peers,
-            reports,
-            reservations: Reservations::default(),
-            prover: OnceLock::new(),
-        })
+    pub fn new(
+        node: NodeId,
+        forwarder: Arc<Forwarder>,
+        peers: Arc<Peers>,
+        reports: Arc<NodeReports>,
+        failures: mpsc::UnboundedSender<(Failure, String)>,
+    ) -> Arc<Self> {
+        let (reservations, prover) = (Reservations::default(), OnceLock::new());
+        Arc::new(Self { node, forwarder, peers, reports, failures, reservations, prover })
     }
 
     /// The shards run from here on, and can be proved.
@@ -178,7 +222,8 @@ impl Runner {
     async fn run(self: Arc<Self>, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {
         let steps = Steps { events, began: Instant::now() };
         let (mut held, mut conflict) = (None, None);
-        if !dry_run && !prove::knows(&action) {
+        // What makes a new epoch needs no quorum of the old one; what proves changes nothing.
+        if !dry_run && !prove::knows(&action) && !matches!(action, AdminAction::Promote { .. }) {
             match self.reserve(action.name()).await {
                 Ok(reserved) => held = Some(reserved),
                 Err(why) => conflict = Some(why),
@@ -187,6 +232,10 @@ impl Runner {
         let mut planned = self.plan(&action).await;
         planned.plan.refusals.extend(conflict);
         let refused = !planned.plan.refusals.is_empty();
+        if refused {
+            // Whoever hears of it may ask for the next one at once.
+            self.release(held.take()).await;
+        }
         // Whoever asked may have gone before it began: nobody knows of it, so nothing is done.
         let listens = steps.events.send(AdminEvent::Plan(planned.plan.clone())).await.is_ok();
         if !dry_run && !refused && listens {
@@ -205,7 +254,15 @@ impl Runner {
         let scene = self.scene().await;
         match action {
             AdminAction::Switchover { to } => switchover::plan(&scene, *to),
+            action if self.forwarder.replicator() == Protocol::Paxos && changes_voters(&scene, action) => {
+                let (what, name) = (format!("{} the cluster", action.name()), action.name());
+                Planned::refused(what, format!("Unsupported: the paxos replicator cannot change its voters (`{name}`)"))
+            }
             action if prove::knows(action) => prove::plan(&scene, self.prover.get(), action),
+            AdminAction::AddVoter { node } => voters::plan(&scene, *node, Goal::Vote),
+            AdminAction::DemoteVoter { node } => voters::plan(&scene, *node, Goal::Ship),
+            AdminAction::RemoveNode { node } => voters::plan(&scene, *node, Goal::Gone),
+            AdminAction::Promote { accept_loss } => promote::plan(&scene, self.node, *accept_loss),
             other => Planned::refused(
                 format!("{} the cluster", other.name()),
                 format!("Unsupported: this version cannot do `{}`", other.name()),
@@ -218,6 +275,8 @@ impl Runner {
             Work::Nothing => AdminOutcome::default(),
             Work::Switchover(work) => switchover::carry_out(self, work, steps).await,
             Work::Prove(task) => prove::carry_out(task, steps).await,
+            Work::Promote(work) => promote::carry_out(self, &work, steps).await,
+            Work::Voters(work) => voters::carry_out(self, work, steps).await,
         }
     }
 
@@ -247,6 +306,10 @@ impl Runner {
                 Ok(()) => Reply::Done,
                 Err(error) => Reply::Failed(error),
             },
+            Ask::Membership { shard } => match self.forwarder.membership(*shard) {
+                Some((applied, membership)) => Reply::Membership { applied, membership: (*membership).clone() },
+                None => Reply::Failed(self.forwarder.unavailable()),
+            },
             Ask::Leader { shard } => Reply::Leader(self.forwarder.leading(*shard)),
             Ask::Reserve { action, what } => match self.reservations.reserve(*action, what, from) {
                 Ok(()) => Reply::Done,
@@ -265,6 +328,23 @@ impl Runner {
         match self.ask(node, Ask::Leader { shard }).await? {
             Reply::Leader(leading) => Ok(leading),
             _ => Err(WireError::new(Code::Internal, format!("{node} gave an answer to another question"))),
+        }
+    }
+
+    /// A node's own report.
+    async fn report(&self, node: NodeId) -> Option<NodeReport> {
+        if node == self.node {
+            return Some(self.reports.local_report());
+        }
+        self.reports.peer_report(node, super::REPORT_TIMEOUT).await.ok()
+    }
+
+    /// Who takes part in a shard, as its leader has applied.
+    async fn leaders_membership(&self, shard: ShardId) -> Option<Membership> {
+        let leader = self.forwarder.leader(shard)?;
+        match self.ask(leader, Ask::Membership { shard }).await {
+            Ok(Reply::Membership { membership, .. }) => Some(membership),
+            _ => None,
         }
     }
 

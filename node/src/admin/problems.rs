@@ -126,6 +126,10 @@ fn node_problems(report: &NodeReport, found: &mut Vec<Found>) {
             let hint = format!("it neither votes nor acknowledges ({why}); the others go on while they are a majority");
             add(Found::new("LogLost", Critical, &node, hint).aged(report.uptime_ms));
         }
+        NodeState::Removed(why) => {
+            let hint = format!("stop it, its number is not given again: {why}");
+            add(Found::new("NodeRemoved", Warning, &node, hint).aged(report.uptime_ms));
+        }
         NodeState::Stopped(why) => {
             add(Found::new("ReplicaStopped", Critical, &node, format!("look at its log and restart it: {why}")));
         }

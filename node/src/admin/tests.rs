@@ -1,6 +1,7 @@
 //! The merge, rule by rule.
 
-use quorate_shared::ids::{ClusterId, Index};
+use quorate_core::membership::Membership;
+use quorate_shared::ids::{ClusterId, Epoch, Index, Nonce, ReplicaId};
 use quorate_shared::status::Problem;
 
 use super::*;
@@ -33,7 +34,14 @@ pub(crate) fn report(node: u64, state: NodeState) -> NodeReport {
         clock_ms: NOW,
         diverged: Vec::new(),
         archives: Vec::new(),
+        nonce: Nonce([node as u8; 16]),
+        epoch: Epoch { number: 1, id: 1 },
     }
+}
+
+/// n1, n2 and n3 vote, under the ids of their nodes.
+fn membership() -> Membership {
+    Membership::of_voters((1..=3).map(|n| (ReplicaId::new(n), NodeId::new(n))))
 }
 
 fn follower(shard: u64, applied: u64) -> ShardReport {
@@ -44,6 +52,8 @@ fn follower(shard: u64, applied: u64) -> ShardReport {
         durable: Index::new(applied),
         applied: Index::new(applied),
         stopped: None,
+        replica: ReplicaId::new(1),
+        membership: membership(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use quorate_core::engine::Tree;
 use quorate_core::machine::Applied;
+use quorate_core::membership::Membership;
 use quorate_core::mvcc::Snapshot;
 use quorate_core::ship::serve::Committed;
 use quorate_shared::ids::{Index, NodeId, ReplicaId, ShardId, Term, Timestamp};
@@ -30,6 +31,8 @@ pub struct ShardView {
     pub shard: ShardId,
     /// This node's replica of it.
     pub replica: ReplicaId,
+    /// The last id it was a member under ([`quorate_core::join::last_id`]).
+    pub was: ReplicaId,
     tree: Arc<dyn Tree>,
     leader: RwLock<Leader>,
     /// Told whenever `leader` changes.
@@ -37,6 +40,8 @@ pub struct ShardView {
     committed: Mutex<Committed>,
     /// Told whenever more can be shipped.
     pub committed_changed: Notify,
+    /// Told whenever the membership changes.
+    pub membership_changed: Notify,
     index: AtomicU64,
     timestamp: AtomicU64,
     waiting: Mutex<BTreeMap<(u64, u64), oneshot::Sender<()>>>,
@@ -49,16 +54,18 @@ pub struct ShardView {
 }
 
 impl ShardView {
-    /// A replica as it was opened.
-    pub fn new(shard: ShardId, replica: ReplicaId, tree: Arc<dyn Tree>, applied: &Applied) -> Self {
+    /// A replica as it was opened: what it goes by, and what it last went by.
+    pub fn new(shard: ShardId, ids: (ReplicaId, ReplicaId), tree: Arc<dyn Tree>, applied: &Applied) -> Self {
         Self {
             shard,
-            replica,
+            replica: ids.0,
+            was: ids.1,
             tree,
             leader: RwLock::default(),
             leader_changed: Notify::new(),
             committed: Mutex::new(Committed { shippable: applied.index, commit: applied.index, term: applied.term }),
             committed_changed: Notify::new(),
+            membership_changed: Notify::new(),
             index: AtomicU64::new(applied.index.get()),
             timestamp: AtomicU64::new(applied.timestamp.raw()),
             waiting: Mutex::default(),
@@ -106,6 +113,11 @@ impl ShardView {
         self.chain.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Who takes part, as of what is applied.
+    pub fn membership(&self) -> Arc<Membership> {
+        Arc::clone(&self.chain.lock().unwrap_or_else(PoisonError::into_inner).membership)
+    }
+
     /// A snapshot of what is applied now.
     pub fn snapshot(&self) -> Snapshot {
         let timestamp = Timestamp::from_raw(self.timestamp.load(Ordering::Acquire));
@@ -120,7 +132,13 @@ impl ShardView {
     /// Entries are in the tree: readers see them from here on. The timestamp first: an index that is visible must be
     /// covered by the timestamp read after it.
     pub(crate) fn publish(&self, applied: &Applied) {
-        *self.chain.lock().unwrap_or_else(PoisonError::into_inner) = applied.clone();
+        let before = {
+            let mut point = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *point, applied.clone()).membership
+        };
+        if !Arc::ptr_eq(&before, &applied.membership) {
+            self.membership_changed.notify_waiters();
+        }
         self.timestamp.store(applied.timestamp.raw(), Ordering::Release);
         self.index.store(applied.index.get(), Ordering::SeqCst);
         if self.lowest_waiting.load(Ordering::SeqCst) <= applied.index.get() {

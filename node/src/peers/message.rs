@@ -8,6 +8,8 @@
 use bytes::Bytes;
 use quorate_core::error::Rejected;
 use quorate_core::lag::ReaderReport;
+use quorate_core::log::EpochStart;
+use quorate_core::membership::{Membership, MembershipChange, Refused};
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::replica::Protocol;
 use quorate_shared::error::WireError;
@@ -102,6 +104,23 @@ pub enum Ask {
     Prove(Box<Prove>),
     /// What time is it there?
     Clock,
+    /// Change who takes part; only a leader does.
+    Change {
+        /// In this shard.
+        shard: ShardId,
+        /// How.
+        change: MembershipChange,
+    },
+    /// Who takes part, as far as you have applied?
+    Membership {
+        /// In this shard.
+        shard: ShardId,
+    },
+    /// Where the sender is reached; no response.
+    At {
+        /// `host:port`.
+        address: String,
+    },
 }
 
 /// The response to the request of the same id.
@@ -132,6 +151,15 @@ pub enum Reply {
     Proved(Box<Proved>),
     /// To `Clock`: milliseconds since 1970.
     Clock(u64),
+    /// To `Change`: the membership after it.
+    Changed(Result<Membership, Refused>),
+    /// To `Membership`: as of which index.
+    Membership {
+        /// The index applied.
+        applied: Index,
+        /// Who takes part then.
+        membership: Membership,
+    },
 }
 
 /// Who leads a shard, as a node knows.
@@ -196,6 +224,8 @@ pub struct Answer {
     pub nodes: Vec<NodeAddress>,
     /// What it was started to have the cluster founded with.
     pub replicator: Protocol,
+    /// The epoch of each shard as applied, and where it began.
+    pub epochs: Vec<(ShardId, Epoch, EpochStart)>,
 }
 
 /// On the shipping channel, to the reader. The reader sends [`quorate_core::ship::ReaderMessage`]s as they are.
@@ -295,6 +325,15 @@ mod tests {
         assert_eq!(hex(&ask(Ask::Leader { shard })), "0702090601");
         assert_eq!(hex(&ask(Ask::Reserve { action: 300, what: "s".into() })), "07020907ac020173");
         assert_eq!(hex(&ask(Ask::Release { action: 300 })), "07020908ac02");
+        let change = MembershipChange::Promote(ReplicaId::new(3));
+        assert_eq!(hex(&ask(Ask::Change { shard, change })), "0702090b010103");
+        assert_eq!(hex(&ask(Ask::Membership { shard })), "0702090c01");
+        assert_eq!(hex(&ask(Ask::At { address: "a".into() })), "0702090d0161");
+        let membership = Membership::of_voters([(ReplicaId::new(1), to)]);
+        let one = format!("010103{}000002", "00".repeat(16));
+        assert_eq!(hex(&Response { id: 7, body: Reply::Changed(Ok(membership.clone())) }), format!("070800{one}"));
+        let known = Reply::Membership { applied: Index::new(5), membership };
+        assert_eq!(hex(&Response { id: 7, body: known }), format!("070905{one}"));
         assert_eq!(hex(&Response { id: 7, body: Reply::Done }), "0704");
         let leading = Leading { term: Term::new(2), node: Some(to), ready: true };
         assert_eq!(hex(&Response { id: 7, body: Reply::Leader(leading) }), "070502010301");

@@ -63,6 +63,7 @@ pub fn sick(report: &NodeReport) -> Option<String> {
     match &report.state {
         NodeState::Forming(whom) => return Some(format!("there is no cluster yet: {whom}")),
         NodeState::LostLog(why) => return Some(format!("this voter has lost its log: {why}")),
+        NodeState::Removed(why) => return Some(format!("this node was removed from its cluster: {why}")),
         NodeState::Stopped(why) => return Some(format!("a replica has stopped: {why}")),
         NodeState::Ready => {}
     }

@@ -15,15 +15,18 @@ use quorate_core::catalog::Catalog;
 use quorate_core::disk::RealDisk;
 use quorate_core::engine::Engine;
 use quorate_core::engine::sled::{SledEngine, trust};
+use quorate_core::epoch;
 use quorate_core::error::Fatal;
+use quorate_core::join;
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{Log, LogBounds, LogReader};
 use quorate_core::machine::{Machine, Scrub};
+use quorate_core::membership::Host;
 use quorate_core::mvcc::Snapshot;
 use quorate_core::replica::{Protocol, Timing};
 use quorate_core::shard::{self, Shard};
 use quorate_core::ship::{chain_at, follow::Follower};
-use quorate_shared::ids::{CatalogVersion, Index, ReplicaId, ShardId};
+use quorate_shared::ids::{CatalogVersion, Epoch, Index, Nonce, ReplicaId, ShardId};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::status::NodeKind;
 
@@ -37,7 +40,7 @@ use crate::founding::{SHARDS, write_bases};
 use crate::node::NodeError;
 use crate::peers::message::Founding;
 
-const CHECKPOINT: &str = "engine.checkpoint";
+pub(super) const CHECKPOINT: &str = "engine.checkpoint";
 const DIVERGED: &str = "diverged";
 /// A rebuild says how far it is every so many entries.
 const PROGRESS_ENTRIES: u64 = 100_000;
@@ -75,6 +78,8 @@ pub struct Opened {
     pub log: Box<dyn Log>,
     /// The log's readers.
     pub reader: Arc<dyn LogReader>,
+    /// What the node is: a voter (or on its way to be one) in every shard, or a replica.
+    pub kind: NodeKind,
     /// The catalog as applied.
     pub catalog: Catalog,
     /// How to close the engine.
@@ -164,14 +169,15 @@ pub fn begin(
 }
 
 /// A replica that lost its log or diverged starts again from nothing, in the same cluster.
-pub fn restart(directory: &Directory, replica: ReplicaId, segment_bytes: u64) -> Result<(), NodeError> {
+pub fn restart(directory: &mut Directory, replica: ReplicaId, segment_bytes: u64) -> Result<(), NodeError> {
     let Some(founding) = directory.founding().cloned() else { return Ok(()) };
+    directory.renew()?;
     fresh_log(directory, &founding, replica, segment_bytes, "lost")?;
     remove_file(&directory.path().join(DIVERGED))?;
     Ok(())
 }
 
-fn remove_file(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
         _ => Ok(()),
@@ -217,10 +223,11 @@ struct Plan<'a> {
     reader: Arc<dyn LogReader>,
     bounds: BTreeMap<ShardId, LogBounds>,
     installing: Installing,
+    me: Host,
 }
 
 /// Opens the log and the engine of a founded directory.
-pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, NodeError> {
+pub fn open(dir: &Path, config: &Config, founding: &Founding, nonce: Nonce) -> Result<Store, NodeError> {
     if dir.join(DIVERGED).exists() {
         return Ok(Store::Lost("its history was not the cluster's".into()));
     }
@@ -254,12 +261,13 @@ pub fn open(dir: &Path, config: &Config, founding: &Founding) -> Result<Store, N
         let Some(known) = reader.bounds(shard) else {
             return Ok(Store::Lost(format!("the log has no base record of {shard}")));
         };
-        if known.base.epoch != founding.epoch {
+        if known.base.epoch.number < founding.epoch.number {
             return Ok(Store::Lost(format!("the log of {shard} is of another epoch than identity.json")));
         }
         bounds.insert(shard, known);
     }
-    let plan = Plan { dir, config, protocol: founding.replicator, reader, bounds, installing };
+    let me = Host { node: config.node, nonce };
+    let plan = Plan { dir, config, protocol: founding.replicator, reader, bounds, installing, me };
     plan.open(Box::new(log))
 }
 
@@ -273,7 +281,7 @@ enum Look {
 }
 
 impl Plan<'_> {
-    fn open(self, log: Box<dyn Log>) -> Result<Store, NodeError> {
+    fn open(mut self, mut log: Box<dyn Log>) -> Result<Store, NodeError> {
         let boot = trust::boot_id()?;
         let (opened, flusher, mut machines, rebuilt) = match self.look(&boot, &read_checkpoint(self.dir)) {
             Look::Good(opened, flusher, machines) => {
@@ -303,6 +311,16 @@ impl Plan<'_> {
         for (machine, shard) in machines.iter_mut().zip(SHARDS) {
             self.catch_up(machine, shard)?;
         }
+        let promoted = self.promote(&mut *log, &mut machines)?;
+        for (machine, shard) in machines.iter().zip(SHARDS).filter(|_| !promoted) {
+            self.settle(&mut *log, machine, shard)?;
+        }
+        // Which ids it had is in the log from here on.
+        super::drop_note(self.dir, super::LEFT)?;
+        let kind = match self.bounds.values().all(|bounds| bounds.replica != ReplicaId::NONE) {
+            true => NodeKind::Voter,
+            false => NodeKind::Replica,
+        };
         let clock = Clock::start();
         let catalog = load_catalog(&machines)?;
         let mut shards = Vec::new();
@@ -321,6 +339,7 @@ impl Plan<'_> {
             shards,
             log,
             reader: self.reader,
+            kind,
             catalog,
             closing,
             flusher,
@@ -377,12 +396,58 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// Begins the epoch that a note asks for, in every shard; one that has begun already goes on.
+    fn promote(&mut self, log: &mut dyn Log, machines: &mut [Machine]) -> Result<bool, NodeError> {
+        let Ok(note) = fs::read_to_string(self.dir.join(super::PROMOTE)) else { return Ok(false) };
+        let newest = machines.iter().map(|machine| machine.state().epoch).max_by_key(|epoch| epoch.number);
+        let newest = newest.unwrap_or_default();
+        let epoch = match note.trim().split_once(' ').map(|(number, id)| (number.parse(), id.parse())) {
+            // One shard has begun it before this start was interrupted.
+            Some((Ok(0), Ok(id))) if newest.id == id => newest,
+            Some((Ok(0), Ok(id))) => Epoch { number: newest.number + 1, id },
+            Some((Ok(number), Ok(id))) => Epoch { number, id },
+            _ => return Err(NodeError::Failed(format!("the note {} cannot be read: {note}", super::PROMOTE))),
+        };
+        for (machine, shard) in machines.iter_mut().zip(SHARDS) {
+            let applied = machine.state().applied();
+            if applied.epoch == epoch {
+                continue;
+            }
+            let begun = epoch::begin(log, &*self.reader, (shard, self.me), &applied, epoch, Clock::wall())?;
+            let (number, replica, after) = (epoch.number, begun.replica, begun.start.index);
+            tracing::warn!(%shard, epoch = number, %replica, %after, adopted = begun.adopted, "a new epoch begins here");
+            if let Some(bounds) = self.reader.bounds(shard) {
+                self.bounds.insert(shard, bounds);
+            }
+            self.catch_up(machine, shard)?;
+        }
+        super::drop_note(self.dir, super::PROMOTE)?;
+        Ok(true)
+    }
+
+    /// Makes of the replica what the membership, as far as it is applied, says ([`join::settle`]). One that the others have
+    /// struck off, though it has not seen that entry, goes on as a log-shipped one with what is committed.
+    fn settle(&mut self, log: &mut dyn Log, machine: &Machine, shard: ShardId) -> Result<(), Fatal> {
+        let Some(bounds) = self.bounds.get(&shard) else { return Ok(()) };
+        let (applied, own) = (machine.state().applied(), bounds.replica);
+        let left = super::left(self.dir, shard).contains(&own);
+        join::settle(log, &*self.reader, shard, self.me, &applied, left)?;
+        if let Some(bounds) = self.reader.bounds(shard) {
+            if bounds.replica != own {
+                let (now, at) = (bounds.replica, applied.index);
+                tracing::info!(%shard, before = %own, %now, %at, "the replica has another part from here on");
+            }
+            self.bounds.insert(shard, bounds);
+        }
+        Ok(())
+    }
+
     /// Applies what the log knows to be committed.
     fn catch_up(&self, machine: &mut Machine, shard: ShardId) -> Result<(), Fatal> {
         let bounds = &self.bounds[&shard];
-        let end = match self.config.kind() {
-            NodeKind::Voter => bounds.hard.commit.min(bounds.last),
-            NodeKind::Replica => bounds.last,
+        let end = match bounds.replica {
+            ReplicaId::NONE => bounds.last,
+            _ => bounds.hard.commit.min(bounds.last),
         };
         let mut told = machine.state().index.get();
         while machine.state().index < end {
@@ -403,14 +468,15 @@ impl Plan<'_> {
     fn shard(&self, machine: Machine, shard: ShardId, clock: Clock) -> Result<OpenShard, NodeError> {
         let applied = machine.state().applied();
         let tree = machine.tree().clone();
-        let replica = self.bounds[&shard].replica;
-        let view = Arc::new(ShardView::new(shard, replica, tree.clone(), &applied));
-        let part = match self.config.kind() {
-            NodeKind::Replica => {
+        let bounds = &self.bounds[&shard];
+        let replica = bounds.replica;
+        let view = Arc::new(ShardView::new(shard, (replica, join::last_id(bounds)), tree.clone(), &applied));
+        let part = match replica {
+            ReplicaId::NONE => {
                 let follower = Follower::new(shard, applied.epoch, self.reader.clone(), &applied)?;
                 Part::Follower(Box::new(follower))
             }
-            NodeKind::Voter => {
+            _ => {
                 let random = super::random_bytes()?;
                 let seed = random.iter().fold(0u64, |seed, byte| (seed << 8) ^ (seed >> 56) ^ u64::from(*byte));
                 let config = shard::Config {

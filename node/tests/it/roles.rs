@@ -137,3 +137,232 @@ fn two_actions_at_once_are_one_and_a_refusal() {
     let led = done.iter().filter_map(|end| end.outcome.as_ref()).all(|outcome| outcome.done);
     assert!(led, "{done:?}");
 }
+
+/// Fails until writes go through.
+fn writes(sql: &mut Sql, id: &mut i64) {
+    *id += 1;
+    sql.must(&format!("INSERT INTO t VALUES ({id})"));
+    assert_eq!(sql.number("SELECT count(*) FROM t"), *id);
+}
+
+#[test]
+fn replicas_become_voters_and_carry_the_cluster_and_go_back() {
+    let mut cluster = TestCluster::started(3, 2);
+    let (mut sql, mut id) = (Sql::anywhere(&cluster), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    for node in [4, 5] {
+        let asked = cluster.master();
+        eventually("the replica follows", || cluster.nodes[&node].caught_up(&cluster.nodes[&asked]));
+        let facts = Sql::on(&cluster.nodes[&asked]).act(AdminAction::AddVoter { node: n(node) });
+        assert!(facts["voters"].contains(&format!("n{node}")), "{facts:?}");
+        writes(&mut sql, &mut id);
+    }
+    let why = Sql::on(&cluster.nodes[&1]).refused(AdminAction::AddVoter { node: n(4) });
+    assert!(why.starts_with("AlreadyVoter: n4"), "{why}");
+    // Three of five, two of them new, are a majority.
+    for node in [1, 2] {
+        cluster.node(node).kill();
+    }
+    let mut others = Sql::connect(&[&cluster.nodes[&3], &cluster.nodes[&4]], quorate_shared::client::Policy::Follow);
+    writes(&mut others, &mut id);
+    for node in [1, 2] {
+        cluster.node(node).start();
+    }
+    cluster.wait_ready();
+    let asked = cluster.master();
+    let demoted = if asked == 5 { 4 } else { 5 };
+    let facts = Sql::on(&cluster.nodes[&asked]).act(AdminAction::DemoteVoter { node: n(demoted) });
+    assert!(!facts["voters"].contains(&format!("n{demoted}")), "{facts:?}");
+    writes(&mut others, &mut id);
+    eventually("the replica follows", || cluster.nodes[&demoted].caught_up(&cluster.nodes[&asked]));
+}
+
+#[test]
+fn a_dead_voter_is_taken_out_and_another_put_in_its_place() {
+    let mut cluster = TestCluster::started(3, 1);
+    let (mut sql, mut id) = (Sql::anywhere(&cluster), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    let master = cluster.master();
+    let dead = master % 3 + 1;
+    cluster.node(dead).kill();
+    let mut asked = Sql::on(&cluster.nodes[&master]);
+    let facts = asked.act(AdminAction::RemoveNode { node: n(dead) });
+    assert!(!facts["voters"].contains(&format!("n{dead}")), "{facts:?}");
+    let why = asked.refused(AdminAction::RemoveNode { node: n(dead) });
+    assert!(why.contains("UnknownNode: "), "{why}");
+    asked.act(AdminAction::AddVoter { node: n(4) });
+    writes(&mut sql, &mut id);
+    // The new one makes the majority.
+    let other = (1..=3).find(|node| ![master, dead].contains(node)).unwrap();
+    cluster.node(other).kill();
+    writes(&mut asked, &mut id);
+    cluster.node(other).start();
+    // The removed one says so and serves nothing.
+    cluster.node(dead).start();
+    eventually("the removed node knows", || match cluster.nodes[&dead].get("/health")? {
+        (503, why) if why.contains("removed") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    writes(&mut asked, &mut id);
+}
+
+#[test]
+fn a_wiped_voter_comes_back_by_itself_under_another_id() {
+    let mut cluster = TestCluster::started(3, 0);
+    let (mut sql, mut id) = (Sql::anywhere(&cluster), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    let wiped = cluster.master() % 3 + 1;
+    cluster.node(wiped).kill();
+    cluster.node(wiped).wipe();
+    cluster.node(wiped).start();
+    eventually("the wiped voter votes again", || cluster.nodes[&wiped].healthy());
+    eventually("its log is another replica's", || {
+        match cluster.nodes[&wiped].log_text().contains("this voter is whole again") {
+            true => Ok(()),
+            false => Err("not yet".into()),
+        }
+    });
+    writes(&mut sql, &mut id);
+    // It counts: with one of the others gone, the two are a majority.
+    let other = (1..=3).find(|node| *node != wiped).unwrap();
+    cluster.node(other).kill();
+    let rest: Vec<_> = cluster.nodes.values().filter(|node| node.id != other).collect();
+    let mut rest = Sql::connect(&rest, quorate_shared::client::Policy::Follow);
+    writes(&mut rest, &mut id);
+}
+
+#[test]
+fn the_last_voter_stays() {
+    let cluster = TestCluster::started(1, 1);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    for action in [AdminAction::RemoveNode { node: n(1) }, AdminAction::DemoteVoter { node: n(1) }] {
+        let why = sql.refused(action);
+        assert!(why.contains("LastVoter: n1"), "{why}");
+    }
+}
+
+#[test]
+fn a_second_node_of_one_number_is_refused() {
+    let cluster = TestCluster::started(3, 0);
+    let (port, http) = (crate::support::free_port(), crate::support::free_port());
+    let data = cluster.path().join("twin");
+    let of = cluster.nodes[&1].address();
+    let log = cluster.path().join("twin.log");
+    let mut twin = std::process::Command::new(env!("CARGO_BIN_EXE_quorated"))
+        .args(["start", "--id", "2", "--replica-of", &of, "--listen", &format!("127.0.0.1:{port}"), "--data"])
+        .arg(&data)
+        .args(["--http", &format!("127.0.0.1:{http}")])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    eventually("the twin is refused by name", || {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", http)).map_err(|e| e.to_string())?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        if text.contains("DuplicateNode") { Ok(()) } else { Err(text) }
+    });
+    twin.kill().unwrap();
+    twin.wait().unwrap();
+    cluster.wait_ready();
+}
+
+/// The suffix files a fenced node has written.
+fn suffixes(data: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let files = data.read_dir().unwrap().flatten().map(|entry| entry.path());
+    files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("suffix-")).collect()
+}
+
+fn role(cluster: &TestCluster, asked: u64, node: u64) -> Result<String, String> {
+    let status = cluster.nodes[&asked].status()?;
+    let nodes = status["nodes"].as_array().ok_or("no nodes")?;
+    let one = nodes.iter().find(|one| one["id"] == format!("n{node}").as_str()).ok_or("not in the picture")?;
+    if one["reachable"] == false {
+        return Err(format!("unreachable: {one}"));
+    }
+    Ok(one["kind"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_promoted_replica_fences_the_old_master_which_rejoins_as_a_replica() {
+    let mut cluster = TestCluster::started(1, 1);
+    let (mut sql, mut id) = (Sql::on(&cluster.nodes[&1]), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    eventually("the replica follows", || cluster.nodes[&2].caught_up(&cluster.nodes[&1]));
+    let promote = |accept_loss| AdminAction::Promote { accept_loss };
+    let mut replica = Sql::on(&cluster.nodes[&2]);
+    let why = replica.refused(promote(false));
+    assert!(why.contains("MasterAlive: n1 leads s0"), "{why}");
+    let why = sql.refused(promote(true));
+    assert!(why.contains("NotReplica: n1 votes"), "{why}");
+    // Cut off from its replica, the old master acknowledges what nobody else will ever have.
+    cluster.node(2).kill();
+    sql.must("INSERT INTO t VALUES (1000)");
+    cluster.node(1).kill();
+    cluster.node(2).start();
+    let plan = eventually("the old master is known to be gone", || {
+        let end = Sql::on(&cluster.nodes[&2]).admin(promote(false), true).map_err(|e| e.to_string())?;
+        if end.refused() { Err(format!("{end:?}")) } else { Ok(end) }
+    });
+    assert!(plan.plan.warnings.iter().any(|w| w.contains("what n1 acknowledged")), "{plan:?}");
+    let facts = Sql::on(&cluster.nodes[&2]).act(promote(true));
+    assert_eq!((facts["master"].as_str(), facts["epoch"].as_str()), ("n2", "2"));
+    let mut master = Sql::on(&cluster.nodes[&2]);
+    writes(&mut master, &mut id);
+    // It comes back, is fenced, writes out what only it has, and follows.
+    cluster.node(1).start();
+    eventually("the old master follows as a replica", || match role(&cluster, 2, 1)?.as_str() {
+        "replica" => cluster.nodes[&1].caught_up(&cluster.nodes[&2]),
+        other => Err(other.to_owned()),
+    });
+    assert!(!suffixes(&cluster.nodes[&1].data).is_empty(), "what only it had is in a file");
+    writes(&mut master, &mut id);
+    let mut old = Sql::on(&cluster.nodes[&1]);
+    assert_eq!(old.number("SELECT count(*) FROM t"), id, "the row that was lost is not there");
+}
+
+#[test]
+fn one_survivor_of_three_recovers_and_the_others_rejoin() {
+    let mut cluster = TestCluster::started(3, 0);
+    let (mut sql, mut id) = (Sql::anywhere(&cluster), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    for node in [1, 2, 3] {
+        cluster.node(node).kill();
+    }
+    cluster.node(2).wipe();
+    let recover = |data: &std::path::Path, dry_run: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_quorated"));
+        command.arg("recover").arg(data);
+        if dry_run {
+            command.arg("--dry-run");
+        }
+        let output = command.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let data = cluster.nodes[&3].data.clone();
+    let (code, text) = recover(&data, true);
+    assert!(code == Some(0) && text.contains("nothing was changed") && text.contains("s1: the log ends"), "{text}");
+    assert!(!data.join("promote").exists());
+    let (code, text) = recover(&data, false);
+    assert!(code == Some(0) && text.contains("go on with step 2"), "{text}");
+    cluster.node(3).start();
+    eventually("the survivor serves alone", || cluster.nodes[&3].healthy());
+    let mut alone = Sql::on(&cluster.nodes[&3]);
+    writes(&mut alone, &mut id);
+    cluster.node(1).start();
+    eventually("the other survivor follows", || match role(&cluster, 3, 1)?.as_str() {
+        "replica" => cluster.nodes[&1].caught_up(&cluster.nodes[&3]),
+        other => Err(other.to_owned()),
+    });
+    let facts = Sql::on(&cluster.nodes[&3]).act(AdminAction::AddVoter { node: n(1) });
+    assert!(facts["voters"].contains("n1"), "{facts:?}");
+    writes(&mut alone, &mut id);
+}

@@ -56,7 +56,7 @@ pub(super) fn plan(scene: &Scene, to: Option<NodeId>) -> Planned {
             Some(node)
         }
         None if refusals.is_empty() => {
-            let best = best(scene, &leaders);
+            let best = best(scene, &leaders, None);
             if best.is_none() {
                 refusals.push("NoTarget: no other voter is reachable, healthy and close behind".into());
             }
@@ -95,6 +95,26 @@ fn distinct(moves: &[(ShardId, NodeId)]) -> Vec<NodeId> {
     nodes
 }
 
+/// What speaks against giving a node anything to do: it does not answer, is not healthy, or has no room.
+pub(super) fn unready(scene: &Scene, node: NodeId) -> Vec<String> {
+    let Some(report) = scene.report(node) else {
+        let why = scene.silence(node).unwrap_or("it was not asked");
+        return vec![format!("Unreachable: {node} does not answer ({why})")];
+    };
+    let mut refusals = Vec::new();
+    match &report.state {
+        NodeState::Ready => {}
+        NodeState::Forming(why) => refusals.push(format!("NotReady: {node} does not serve yet ({why})")),
+        NodeState::LostLog(why) => refusals.push(format!("NotReady: {node} has lost its log ({why})")),
+        NodeState::Removed(why) => refusals.push(format!("Removed: {node} is no part of the cluster ({why})")),
+        NodeState::Stopped(why) => refusals.push(format!("NotReady: a replica of {node} has stopped ({why})")),
+    }
+    if report.disk_low {
+        refusals.push(format!("DiskLow: the disk of {node} is almost full; it would refuse every write"));
+    }
+    refusals
+}
+
 /// What speaks against a node as the leader of everything.
 fn unfit(scene: &Scene, leaders: &Leaders, node: NodeId) -> Vec<String> {
     match scene.kind(node) {
@@ -107,20 +127,7 @@ fn unfit(scene: &Scene, leaders: &Leaders, node: NodeId) -> Vec<String> {
     if !leaders.is_empty() && leaders.len() == SHARDS.len() && leaders.values().all(|leader| *leader == node) {
         return vec![format!("AlreadyLeader: {node} leads every shard")];
     }
-    let Some(report) = scene.report(node) else {
-        let why = scene.silence(node).unwrap_or("it was not asked");
-        return vec![format!("Unreachable: {node} does not answer ({why})")];
-    };
-    let mut refusals = Vec::new();
-    match &report.state {
-        NodeState::Ready => {}
-        NodeState::Forming(why) => refusals.push(format!("NotReady: {node} does not serve yet ({why})")),
-        NodeState::LostLog(why) => refusals.push(format!("NotReady: {node} has lost its log ({why})")),
-        NodeState::Stopped(why) => refusals.push(format!("NotReady: a replica of {node} has stopped ({why})")),
-    }
-    if report.disk_low {
-        refusals.push(format!("DiskLow: the disk of {node} is almost full; it would refuse every write"));
-    }
+    let mut refusals = unready(scene, node);
     for (shard, leader) in leaders.iter().filter(|(_, leader)| **leader != node) {
         refusals.extend(member(scene, *shard, node).map_or_else(
             || Some(format!("NotVoter: {node} has no vote in {shard}, which {leader} leads")),
@@ -150,10 +157,13 @@ fn lagging(node: NodeId, shard: ShardId, member: &MemberStatus) -> Option<String
     ))
 }
 
-/// The voter that nothing speaks against and that is furthest.
-fn best(scene: &Scene, leaders: &Leaders) -> Option<NodeId> {
+/// The voter that nothing speaks against and that is furthest; not the master, and not the one that is to go.
+pub(super) fn best(scene: &Scene, leaders: &Leaders, goes: Option<NodeId>) -> Option<NodeId> {
     let master = leaders.get(&ShardId::META).copied();
-    let fit = scene.voters().filter(|node| Some(*node) != master && unfit(scene, leaders, *node).is_empty());
+    let others = scene.voters().filter(|node| Some(*node) != goes && (goes.is_some() || Some(*node) != master));
+    // Who leads everything already is fit to take what is left.
+    let leads_all = |node: NodeId| leaders.values().all(|leader| *leader == node);
+    let fit = others.filter(|node| leads_all(*node) || unfit(scene, leaders, *node).is_empty());
     let behind = |node: NodeId| -> u64 {
         leaders.keys().filter_map(|shard| member(scene, *shard, node)).filter_map(|m| m.lag_entries).sum()
     };
@@ -206,7 +216,7 @@ pub(super) async fn carry_out(runner: &Runner, work: Switchover, steps: &Steps) 
 }
 
 /// One shard: asks its leader, then looks until the other one leads and evaluates.
-async fn hand_over(runner: &Runner, shard: ShardId, from: NodeId, to: NodeId) -> Result<Term, WireError> {
+pub(super) async fn hand_over(runner: &Runner, shard: ShardId, from: NodeId, to: NodeId) -> Result<Term, WireError> {
     let deadline = Instant::now() + HAND_OVER;
     let mut from = from;
     let mut asked: Option<Instant> = None;
