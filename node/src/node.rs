@@ -341,7 +341,7 @@ async fn form(
                             ReplicaId::NONE,
                             config.retention.segment_bytes,
                         )?;
-                        return lost(parts, directory, why, &Arc::new(*founding));
+                        return lost(parts, directory, &why, &Arc::new(*founding));
                     }
                     Verdict::Wait(why) => return Err(NodeError::Failed(why)),
                 }
@@ -386,7 +386,7 @@ async fn form(
         Store::Opened(opened) => Ok(Some(*opened)),
         Store::Lost(why) if kind == NodeKind::Voter => {
             crate::store::engine::restart(directory, ReplicaId::NONE, again.retention.segment_bytes)?;
-            lost(parts, directory, why, &founding)
+            lost(parts, directory, &why, &founding)
         }
         Store::Lost(why) => {
             // A replica owes nobody anything: it starts again from nothing.
@@ -402,18 +402,18 @@ async fn form(
 fn lost(
     parts: &Parts,
     directory: &mut Directory,
-    why: String,
+    why: &str,
     founding: &Arc<Founding>,
 ) -> Result<Option<Opened>, NodeError> {
     tracing::error!(%why, "this voter has lost its log; it neither votes nor acknowledges");
     parts.peers.founded(founding.clone());
     parts.forwarder.founded(founding.clone());
-    parts.forwarder.set_state(NodeState::LostLog(why.clone()));
+    parts.forwarder.set_state(NodeState::LostLog(why.to_owned()));
     let Role::Voter(voters) = &parts.config.role else { return Ok(None) };
     if !voters.keys().chain(founding.members.iter().map(|m| &m.node)).any(|node| *node != parts.config.node) {
         return Ok(None);
     }
-    store::leave_note(directory.path(), store::LOST, &why);
+    store::leave_note(directory.path(), store::LOST, why);
     directory.set_kind(NodeKind::Replica)?;
     Err(NodeError::Restart(format!("this voter has lost its log and begins again as a replica: {why}")))
 }

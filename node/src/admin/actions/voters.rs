@@ -296,12 +296,12 @@ async fn change(runner: &Runner, shard: ShardId, change: MembershipChange, step:
             Ok(_) => return Ok(()),
             Err(refused) => refused,
         };
-        let is_so = match (&refused, change) {
-            (Refused::AlreadyMember { .. }, MembershipChange::AddLearner(_)) => true,
-            (Refused::AlreadyVoter(_), MembershipChange::Promote(_)) => true,
-            (Refused::UnknownReplica(_), MembershipChange::Remove(_)) => true,
-            _ => false,
-        };
+        let is_so = matches!(
+            (&refused, change),
+            (Refused::AlreadyMember { .. }, MembershipChange::AddLearner(_))
+                | (Refused::AlreadyVoter(_), MembershipChange::Promote(_))
+                | (Refused::UnknownReplica(_), MembershipChange::Remove(_))
+        );
         if is_so {
             return Ok(());
         }
