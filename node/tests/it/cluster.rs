@@ -114,6 +114,8 @@ fn a_full_disk_refuses_writes_and_reads_go_on() {
     cluster.node(1).set_flag("--disk-reserve-mb", "1000000000");
     cluster.node(1).start();
     cluster.wait_ready();
+    // The old connection went with the node: what was sent on it would have another answer.
+    let mut sql = Sql::on(&cluster.nodes[&1]);
     let error = eventually("writes are refused", || match sql.run("UPDATE t SET id = 1 WHERE id = 1") {
         Ok(_) => Err("written".to_owned()),
         Err(error) => Ok(error.to_string()),
