@@ -170,6 +170,8 @@ fn watch(
                 first.get_or_insert(began.elapsed());
                 passed += usize::from(at - began >= LIMIT);
             }
+            // Where no quorum has confirmed the leader just now, no lag is stated, and that is said.
+            Err(_) if list(&picture, "shards").iter().any(|shard| shard["confirmed"] != true) => {}
             Err(why) => assert!(at - began < LIMIT, "{why}, {:?} after it began: {picture:#}", at - began),
         }
         std::thread::sleep(Duration::from_millis(20));
