@@ -300,7 +300,8 @@ fn a_bulk_load() {
         let answered = Instant::now();
         let after = applied();
         let member = member(&picture, "s1", 2).unwrap();
-        let lag = Duration::from_millis(member["lag_ms"].as_u64().unwrap_or_else(|| panic!("no lag: {picture:#}")));
+        // None is stated while the leader is unconfirmed.
+        let Some(lag) = member["lag_ms"].as_u64().map(Duration::from_millis) else { continue };
         // What the replica had not applied afterwards it had not applied when the picture was taken.
         if let Some((_, _, acked)) = beats.first(|(n, ..)| *n > after) {
             let least = asked.saturating_duration_since(acked);
@@ -334,8 +335,11 @@ fn an_idle_cluster() {
         let picture = truth(eventually("a picture", || asked.status()));
         for shard in list(&picture, "shards").iter().filter(|shard| shard["confirmed"] == true) {
             for member in list(shard, "members") {
-                assert_eq!(member["lag_entries"], 0, "{picture:#}");
-                assert_eq!(member["lag_at_least"] == true, member["lag_ms"] != 0, "{picture:#}");
+                // The nodes themselves may write (a registration); who is behind that is not shown as level.
+                match member["lag_entries"].as_u64() {
+                    Some(0) => assert_eq!(member["lag_at_least"] == true, member["lag_ms"] != 0, "{picture:#}"),
+                    _ => assert_ne!(member["lag_ms"], 0, "{picture:#}"),
+                }
             }
         }
         std::thread::sleep(Duration::from_millis(50));
