@@ -267,11 +267,16 @@ fn shard_status(gathered: &Gathered, id: ShardId) -> ShardStatus {
             continue;
         }
         let own = copies.iter().find(|(report, _)| report.node == node.node).map(|(_, shard)| shard);
+        // A replica that a confirmed leader has never heard of: behind by as long as that one leads, if not longer.
+        let silent = status.led_ms.filter(|_| status.confirmed && node.kind == NodeKind::Replica);
         status.members.push(MemberStatus {
             node: name,
             kind: node.kind,
             durable: own.map(|shard| shard.durable.get()),
             applied: own.map(|shard| shard.applied.get()),
+            lag_ms: silent.map(|ms| ms.max(1)),
+            lag_at_least: silent.is_some(),
+            stuck_at: silent.filter(|ms| *ms >= HEARD_MS_MAX).map(|_| "send".into()),
             ..MemberStatus::default()
         });
     }
@@ -283,6 +288,7 @@ fn shard_status(gathered: &Gathered, id: ShardId) -> ShardStatus {
 fn unconfirmed(mut status: ShardStatus) -> ShardStatus {
     status.leader = None;
     status.queue = None;
+    status.led_ms = None;
     for member in &mut status.members {
         member.lag_entries = None;
         member.lag_bytes = None;

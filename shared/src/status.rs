@@ -164,6 +164,9 @@ pub struct ShardStatus {
     /// Requests that its leader has accepted and not answered yet.
     #[serde(default)]
     pub queue: Option<u64>,
+    /// Milliseconds since its leader was elected.
+    #[serde(default)]
+    pub led_ms: Option<u64>,
 }
 
 /// One replica of a shard, as its leader sees it.

@@ -212,6 +212,7 @@ impl Lag {
             members: Vec::new(),
             replicator: None,
             queue: None,
+            led_ms: leadership.is_leader.then(|| now.saturating_sub(self.led_since)),
         };
         let progress = replicator.progress(now);
         for (replica, node) in subject.membership.nodes() {

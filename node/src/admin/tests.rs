@@ -83,6 +83,7 @@ fn leader(shard: u64) -> ShardReport {
         replicator: Some("raft".into()),
         queue: Some(0),
         log_bytes: Some(4096),
+        led_ms: Some(60_000),
         members: vec![member(4, 0), member(2, 0), member(1, 0), member(3, 0)],
         ..ShardStatus::default()
     };
@@ -311,8 +312,27 @@ fn a_member_its_leader_never_heard_of_is_shown() {
     gathered.answers.insert(NodeId::new(5), Err("no answer".into()));
     let status = picture(&gathered);
     let member = status.shards[1].members.last().unwrap();
-    assert_eq!((member.node.as_str(), member.applied, member.lag_ms), ("n5", None, None));
-    assert_eq!(named(&status), ["NodeUnreachable n5 warning"]);
+    assert_eq!((member.node.as_str(), member.applied, member.lag_ms), ("n5", None, Some(60_000)));
+    assert!(named(&status).contains(&"NodeUnreachable n5 warning".into()), "{:?}", named(&status));
+}
+
+#[test]
+fn a_replica_its_leader_never_heard_of_is_behind_by_as_long_as_it_leads() {
+    let silent = |led_ms| {
+        let mut gathered = healthy();
+        let Some(Ok(answer)) = gathered.answers.get_mut(&NodeId::new(1)) else { panic!() };
+        answer.report.shards[1].status.members.retain(|m| m.node != "n4");
+        answer.report.shards[1].status.led_ms = Some(led_ms);
+        picture(&gathered)
+    };
+    let [just, long] = [0, 5_000].map(silent);
+    let lag = |status: &ClusterStatus| {
+        let member = status.shards[1].members.iter().find(|m| m.node == "n4").unwrap();
+        (member.lag_ms, member.lag_at_least, member.stuck_at.clone())
+    };
+    assert_eq!(lag(&just), (Some(1), true, None));
+    assert_eq!(lag(&long), (Some(5_000), true, Some("send".into())));
+    assert!(named(&long).iter().any(|p| p.starts_with("ReplicaStalled s1/n4")), "{:?}", named(&long));
 }
 
 #[test]

@@ -120,10 +120,10 @@ fn waiting_for_replicas_says_how_many_there_were() {
         replica.must("SET read_level = local");
         assert_eq!(replica.number("SELECT count(*) FROM t"), 1, "n{id} had applied it");
     }
-    cluster.nodes[&3].signal(rustix::process::Signal::STOP);
+    cluster.nodes[&3].freeze();
     sql.must("SET wait_timeout = 700");
     let done = sql.run("INSERT INTO t VALUES (2)").unwrap().done;
-    cluster.nodes[&3].signal(rustix::process::Signal::CONT);
+    cluster.nodes[&3].thaw();
     let notice = done.notices.first().unwrap_or_else(|| panic!("{done:?}"));
     assert_eq!((notice.severity.as_str(), notice.name.as_str()), ("warning", "ReplicaShortfall"), "{notice:?}");
     assert!(notice.message.starts_with("1 of 2 replicas"), "{notice:?}");

@@ -111,9 +111,9 @@ fn a_switchover_is_refused_by_name_and_changes_nothing() {
     let plan = sql.admin(switchover(master % 3 + 1), true).unwrap();
     assert!(!plan.refused() && plan.outcome.is_none(), "{plan:?}");
     let stopped = &cluster.nodes[&(master % 3 + 1)];
-    stopped.freeze(true);
+    stopped.freeze();
     let why = sql.refused(switchover(stopped.id));
-    stopped.freeze(false);
+    stopped.thaw();
     assert!(why.contains("Unreachable: ") || why.contains("Lagging: "), "{why}");
     assert_eq!(cluster.master(), master);
 }

@@ -6,15 +6,14 @@
 //! `QUORATE_SCENES=full` runs them at full length.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use serde_json::Value as Json;
 
 use crate::proxy::Proxy;
-use crate::support::{Sql, TestCluster, TestNode, eventually};
+use crate::support::{Sql, TestCluster, TestNode, Turn, eventually};
 
 /// From then on every picture must be right.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -22,12 +21,6 @@ const LIMIT: Duration = Duration::from_secs(1);
 const SLOP: Duration = Duration::from_millis(50);
 /// Behind by more than this is a problem.
 const LAGGING_MS: u64 = 1_000;
-
-/// One scene at a time: they are about time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn seconds(short: u64, full: u64) -> Duration {
     let is_full = std::env::var("QUORATE_SCENES").is_ok_and(|v| v == "full");
@@ -171,7 +164,9 @@ fn watch(
                 passed += usize::from(at - began >= LIMIT);
             }
             // Where no quorum has confirmed the leader just now, no lag is stated, and that is said.
-            Err(_) if list(&picture, "shards").iter().any(|shard| shard["confirmed"] != true) => {}
+            Err(_) if list(&picture, "shards").iter().any(|shard| shard["confirmed"] != true) => {
+                assert_ne!(picture["verdict"], "ok", "{picture:#}");
+            }
             Err(why) => assert!(at - began < LIMIT, "{why}, {:?} after it began: {picture:#}", at - began),
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -190,14 +185,14 @@ fn behind(member: &Json, least: Duration, at_least: Option<bool>) -> Result<(), 
 
 #[test]
 fn a_stopped_replica() {
-    let _alone = alone();
+    let _alone = Turn::take(true);
     let cluster = TestCluster::started(3, 1);
     let beats = with_beats(&cluster);
     let master = cluster.settled();
     let follower = (1..=3).find(|id| *id != master).unwrap();
     for victim in [4, follower] {
         let asked = &cluster.nodes[&master];
-        cluster.nodes[&victim].signal(Signal::STOP);
+        cluster.nodes[&victim].freeze();
         let began = Instant::now();
         watch(asked, began, seconds(4, 20), |picture, at| {
             for shard in ["s0", "s1"] {
@@ -212,14 +207,14 @@ fn a_stopped_replica() {
                 .and_then(|()| problem(picture, "ReplicaStalled", &format!("s1/{node}")))
                 .or_else(|_| problem(picture, "NodeDown", &node))
         });
-        cluster.nodes[&victim].signal(Signal::CONT);
+        cluster.nodes[&victim].thaw();
         healthy_again(asked);
     }
 }
 
 #[test]
 fn a_replica_whose_inbound_is_blocked() {
-    let _alone = alone();
+    let _alone = Turn::take(true);
     let mut cluster = TestCluster::new(1, 1);
     let (to_master, to_replica) = (Proxy::new(cluster.node(1).port), Proxy::new(cluster.node(2).port));
     cluster.node(1).set_flag("--advertise", &to_master.address());
@@ -245,7 +240,7 @@ fn a_replica_whose_inbound_is_blocked() {
 
 #[test]
 fn a_replica_that_applies_nothing() {
-    let _alone = alone();
+    let _alone = Turn::take(true);
     let cluster = TestCluster::started(3, 1);
     let beats = with_beats(&cluster);
     let master = cluster.settled();
@@ -267,7 +262,7 @@ fn a_replica_that_applies_nothing() {
 
 #[test]
 fn a_bulk_load() {
-    let _alone = alone();
+    let _alone = Turn::take(true);
     let cluster = TestCluster::started(1, 1);
     let beats = with_beats(&cluster);
     let began = Instant::now();
@@ -325,7 +320,7 @@ fn a_bulk_load() {
 
 #[test]
 fn an_idle_cluster() {
-    let _alone = alone();
+    let _alone = Turn::take(true);
     let cluster = TestCluster::started(3, 1);
     let asked = &cluster.nodes[&cluster.settled()];
     healthy_again(asked);
@@ -347,7 +342,7 @@ fn an_idle_cluster() {
     healthy_again(asked);
     // The silence of one who has nothing to say differs from that of one who cannot.
     let victim = &cluster.nodes[&4];
-    victim.signal(Signal::STOP);
+    victim.freeze();
     let began = Instant::now();
     watch(asked, began, seconds(3, 10), |picture, at| {
         for shard in ["s0", "s1"] {
@@ -355,6 +350,6 @@ fn an_idle_cluster() {
         }
         problem(picture, "NodeUnreachable", "n4").or_else(|_| problem(picture, "NodeDown", "n4"))
     });
-    victim.signal(Signal::CONT);
+    victim.thaw();
     healthy_again(asked);
 }

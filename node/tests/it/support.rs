@@ -2,13 +2,16 @@
 //!
 //! Nothing waits for a time: everything waits for a condition, with a limit.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value as Json;
 
 /// How long anything may take on a busy machine.
@@ -35,6 +38,55 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Result<T, String
             Err(why) if Instant::now() > end => panic!("{what}: not within {LIMIT:?}: {why}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+/// A test's right to run clusters: beside those of other tests, or alone, where it is about time. A test that has it
+/// already shares it with itself.
+pub struct Turn {
+    alone: bool,
+}
+
+/// Who has a turn, and how many wait to be alone: nobody else begins while one does.
+#[derive(Default)]
+struct Turns {
+    running: usize,
+    alone: bool,
+    waiting: usize,
+}
+
+static TURNS: Mutex<Turns> = Mutex::new(Turns { running: 0, alone: false, waiting: 0 });
+static TURN_ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    pub fn take(alone: bool) -> Arc<Self> {
+        thread_local! { static MINE: RefCell<Weak<Turn>> = RefCell::default(); }
+        if let Some(mine) = MINE.with_borrow(Weak::upgrade) {
+            assert!(mine.alone || !alone, "alone from the beginning, or not at all");
+            return mine;
+        }
+        let mut turns = TURNS.lock().unwrap();
+        turns.waiting += usize::from(alone);
+        let blocked = |turns: &mut Turns| turns.alone || if alone { turns.running > 0 } else { turns.waiting > 0 };
+        turns = TURN_ENDED.wait_while(turns, blocked).unwrap();
+        turns.waiting -= usize::from(alone);
+        turns.running += usize::from(!alone);
+        turns.alone = alone;
+        let turn = Arc::new(Self { alone });
+        MINE.set(Arc::downgrade(&turn));
+        turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut turns = TURNS.lock().unwrap();
+        match self.alone {
+            true => turns.alone = false,
+            false => turns.running -= 1,
+        }
+        drop(turns);
+        TURN_ENDED.notify_all();
     }
 }
 
@@ -92,10 +144,30 @@ impl TestNode {
         std::fs::remove_file(self.hook(part)).unwrap();
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = self.child.as_ref().and_then(|child| rustix::process::Pid::from_raw(child.id() as i32)).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+    fn signal(&self, signal: Signal) -> u32 {
+        let child = self.child.as_ref().unwrap().id();
+        rustix::process::kill_process(Pid::from_raw(child as i32).unwrap(), signal).unwrap();
+        child
+    }
+
+    /// SIGSTOP: once this returns, not one of its threads runs.
+    pub fn freeze(&self) {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.signal(Signal::STOP)));
+        eventually("it stands still", || {
+            for task in std::fs::read_dir(&tasks).map_err(|e| e.to_string())? {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                let stat = stat.map_err(|e| e.to_string())?;
+                if !stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')) {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Adds flags for the next start.
@@ -121,14 +193,6 @@ impl TestNode {
             None => Err("still running".into()),
         });
         status.code()
-    }
-
-    /// SIGSTOP, or SIGCONT.
-    pub fn freeze(&self, frozen: bool) {
-        let child = self.child.as_ref().unwrap();
-        let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
-        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub fn wipe(&self) {
@@ -172,11 +236,13 @@ impl TestNode {
 pub struct TestCluster {
     pub nodes: BTreeMap<u64, TestNode>,
     dir: tempfile::TempDir,
+    _turn: Arc<Turn>,
 }
 
 impl TestCluster {
     /// `voters` voters and `replicas` replicas, none started. Voters are numbered from 1, replicas after them.
     pub fn new(voters: u64, replicas: u64) -> Self {
+        let turn = Turn::take(false);
         let dir = tempfile::tempdir().unwrap();
         let ports: BTreeMap<u64, (u16, u16)> =
             (1..=voters + replicas).map(|id| (id, (free_port(), free_port()))).collect();
@@ -202,7 +268,7 @@ impl TestCluster {
                 (*id, TestNode { id: *id, port: *port, http: *http, data, log, args, child: None })
             })
             .collect();
-        Self { nodes, dir }
+        Self { nodes, dir, _turn: turn }
     }
 
     /// Starts all and waits until every node is healthy and they agree on a master.

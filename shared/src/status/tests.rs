@@ -47,6 +47,7 @@ pub(crate) fn example() -> ClusterStatus {
         confirmed: true,
         chain: Some("0123456789abcdef".into()),
         log_bytes: Some(4096),
+        led_ms: Some(60_000),
         members: vec![member],
         replicator: Some("raft".into()),
         queue: Some(2),

@@ -255,6 +255,7 @@ mod tests {
                 confirmed: true,
                 chain: None,
                 log_bytes: Some(64 << 20),
+                led_ms: Some(60_000),
                 replicator: Some("paxos".to_owned()),
                 queue: Some(3),
                 members: vec![

@@ -60,6 +60,7 @@ fn shard(id: u64, commit: u64) -> ShardStatus {
         confirmed: true,
         chain: Some("9f2a1c".into()),
         log_bytes: Some(1 << 20),
+        led_ms: Some(60_000),
         replicator: Some("raft".into()),
         queue: Some(0),
         members: voters.chain([member(4, NodeKind::Replica, commit - id * 3, commit)]).collect(),
