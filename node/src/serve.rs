@@ -15,50 +15,22 @@ use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::error::WireError;
 use quorate_shared::feed::FeedToken;
 use quorate_shared::ids::{SessionId, ShardId};
-use quorate_shared::value::{SqlType, Value};
-use quorate_shared::wire::{ClientHello, Column, Done, QueryOptions, Response, SchemaInfo};
-use tokio_util::sync::CancellationToken;
+use quorate_shared::wire::{ClientHello, Done, Response, SchemaInfo};
 
-use crate::sql::Sink;
-
-/// What a prepared statement looks like to its client.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct PreparedStatement {
-    /// Its number in this session.
-    pub statement: u32,
-    /// Types of the placeholders, where known.
-    pub params: Vec<Option<SqlType>>,
-    /// Columns of its result; empty if it has none.
-    pub columns: Vec<Column>,
-    /// Whether it writes.
-    pub writes: bool,
-}
+use crate::sql::Execution;
+use crate::sql::session::PreparedInfo;
 
 /// One SQL session, as a door drives it: one statement at a time. Dropping a future stops its statement.
 #[async_trait]
 pub trait Statements: Send + 'static {
     /// Runs one statement, given as text.
-    async fn run(
-        &mut self,
-        sql: &str,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError>;
+    async fn run(&mut self, sql: &str, how: Execution<'_>) -> Result<Done, WireError>;
 
     /// Parses and plans one statement.
-    async fn prepare(&mut self, sql: &str) -> Result<PreparedStatement, WireError>;
+    async fn prepare(&mut self, sql: &str) -> Result<PreparedInfo, WireError>;
 
     /// Runs a prepared statement.
-    async fn execute(
-        &mut self,
-        statement: u32,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError>;
+    async fn execute(&mut self, statement: u32, how: Execution<'_>) -> Result<Done, WireError>;
 
     /// Forgets a prepared statement.
     fn close(&mut self, statement: u32);
@@ -74,32 +46,46 @@ pub trait StreamSink: Send + Sync {
     async fn send(&self, part: Response) -> Result<(), WireError>;
 }
 
-/// Streams out of the node's log. Each runs until it fails or its future is dropped.
+/// A stream that a client asks for.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stream {
+    /// A table's changes, as [`Response::Feed`]s.
+    Feed {
+        /// The session's database.
+        database: String,
+        /// The table's name, perhaps with its database.
+        table: String,
+        /// Where to begin; `None`: now.
+        from: Option<FeedToken>,
+    },
+    /// A shard's log for a backup, as [`Response::Archive`]s.
+    Archive {
+        /// The shard.
+        shard: ShardId,
+        /// Where to go on; `None`: from a base.
+        after: Option<ArchivePoint>,
+        /// End behind what is committed by now.
+        once: bool,
+    },
+}
+
+/// What an archiver says of its archive.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ArchiveNote {
+    /// How far it is.
+    Report(ArchiveReport),
+    /// It is gone on with no more.
+    Forget(u64),
+}
+
+/// Streams out of the node's log.
 #[async_trait]
 pub trait Streams: Send + Sync + 'static {
-    /// A table's changes, as [`Response::Feed`]s.
-    async fn feed(
-        &self,
-        database: &str,
-        table: &str,
-        from: Option<FeedToken>,
-        sink: &dyn StreamSink,
-    ) -> Result<(), WireError>;
+    /// Runs a stream until it fails or its future is dropped; only an archive may come to its end.
+    async fn run(&self, stream: Stream, sink: &dyn StreamSink) -> Result<(), WireError>;
 
-    /// A shard's log for a backup, as [`Response::Archive`]s; with `once` it ends behind what is committed by now.
-    async fn archive(
-        &self,
-        shard: ShardId,
-        after: Option<ArchivePoint>,
-        once: bool,
-        sink: &dyn StreamSink,
-    ) -> Result<(), WireError>;
-
-    /// An archiver says how far it is.
-    async fn archived(&self, report: &ArchiveReport) -> Result<(), WireError>;
-
-    /// An archive is gone on with no more.
-    async fn forget_archive(&self, id: u64) -> Result<(), WireError>;
+    /// Takes note of an archive.
+    async fn note(&self, note: ArchiveNote) -> Result<(), WireError>;
 }
 
 /// Opens SQL sessions for doors.

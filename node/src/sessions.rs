@@ -6,16 +6,15 @@ use async_trait::async_trait;
 use quorate_shared::error::WireError;
 use quorate_shared::ids::SessionId;
 use quorate_shared::limits::{DATABASE_DEFAULT, DATABASE_SYSTEM};
-use quorate_shared::value::{SqlType, Value};
-use quorate_shared::wire::{ClientHello, Done, QueryOptions, SchemaInfo, TableInfo};
-use tokio_util::sync::CancellationToken;
+use quorate_shared::value::SqlType;
+use quorate_shared::wire::{ClientHello, Done, SchemaInfo, TableInfo};
 
 use crate::forward::Forwarder;
 use crate::router::Router;
-use crate::serve::{PreparedStatement, Sessions, Statements, schema};
+use crate::serve::{Sessions, Statements, schema};
 use crate::sql::plan::SqlEngine;
-use crate::sql::session::SqlSession;
-use crate::sql::{Sink, system};
+use crate::sql::session::{PreparedInfo, SqlSession};
+use crate::sql::{Execution, system};
 
 /// A name this much like another is worth a hint.
 const ALIKE: f64 = 0.7;
@@ -97,38 +96,18 @@ impl Sessions for SqlSessions {
 
 #[async_trait]
 impl Statements for Session {
-    async fn run(
-        &mut self,
-        sql: &str,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
+    async fn run(&mut self, sql: &str, how: Execution<'_>) -> Result<Done, WireError> {
         self.check(sql)?;
-        self.sql.run(sql, params, options, cancel, sink).await
+        self.sql.run(sql, how).await
     }
 
-    async fn prepare(&mut self, sql: &str) -> Result<PreparedStatement, WireError> {
+    async fn prepare(&mut self, sql: &str) -> Result<PreparedInfo, WireError> {
         self.check(sql)?;
-        let info = self.sql.prepare(sql).await?;
-        Ok(PreparedStatement {
-            statement: info.statement,
-            params: info.params,
-            columns: info.columns,
-            writes: info.writes,
-        })
+        self.sql.prepare(sql).await
     }
 
-    async fn execute(
-        &mut self,
-        statement: u32,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
-        self.sql.execute(statement, params, options, cancel, sink).await
+    async fn execute(&mut self, statement: u32, how: Execution<'_>) -> Result<Done, WireError> {
+        self.sql.execute(statement, how).await
     }
 
     fn close(&mut self, statement: u32) {

@@ -34,7 +34,8 @@ pub mod write;
 use async_trait::async_trait;
 use quorate_shared::error::WireError;
 use quorate_shared::value::Value;
-use quorate_shared::wire::Column;
+use quorate_shared::wire::{Column, QueryOptions};
+use tokio_util::sync::CancellationToken;
 
 /// Stack of every thread that runs statements: an expression of `OPERATORS_MAX` operators is a tree as deep, and walking
 /// and dropping it recurses. Only what is touched takes memory.
@@ -47,4 +48,16 @@ pub trait Sink: Send {
     async fn columns(&mut self, columns: Vec<Column>) -> Result<(), WireError>;
     /// Rows, in batches of at most `BATCH_ROWS_MAX`.
     async fn rows(&mut self, rows: Vec<Vec<Value>>) -> Result<(), WireError>;
+}
+
+/// How one statement is run.
+pub struct Execution<'a> {
+    /// Values of its placeholders.
+    pub params: Vec<Value>,
+    /// Read level, deadline and the like.
+    pub options: &'a QueryOptions,
+    /// Stops it.
+    pub cancel: CancellationToken,
+    /// Where its rows go; they are void when it fails.
+    pub sink: &'a mut dyn Sink,
 }

@@ -16,7 +16,6 @@ use async_trait::async_trait;
 use quorate_core::error::Fatal;
 use quorate_core::log::LogReader;
 use quorate_core::ship::changes::{BadToken, Changes, Found, Part, Start};
-use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::feed::{Change, FeedBatch, FeedColumns, FeedToken};
 use quorate_shared::ids::ShardId;
@@ -29,7 +28,7 @@ use crate::housekeeping::bases::Holds;
 use crate::reporting::NodeReports;
 use crate::router::Router;
 use crate::serve::outbox::row_bytes;
-use crate::serve::{StreamSink, Streams};
+use crate::serve::{ArchiveNote, Stream, StreamSink, Streams};
 
 /// A reader is told that the stream is alive, and where it stands, so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -153,34 +152,22 @@ impl NodeStreams {
 
 #[async_trait]
 impl Streams for NodeStreams {
-    async fn feed(
-        &self,
-        database: &str,
-        table: &str,
-        from: Option<FeedToken>,
-        sink: &dyn StreamSink,
-    ) -> Result<(), WireError> {
-        let changes = self.begin(database, table, from).await?;
-        let shard = changes.token().shard;
-        self.run_feed(changes, shard, sink).await
+    async fn run(&self, stream: Stream, sink: &dyn StreamSink) -> Result<(), WireError> {
+        match stream {
+            Stream::Feed { database, table, from } => {
+                let changes = self.begin(&database, &table, from).await?;
+                let shard = changes.token().shard;
+                self.run_feed(changes, shard, sink).await
+            }
+            Stream::Archive { shard, after, once } => self.run_archive(shard, after, once, sink).await,
+        }
     }
 
-    async fn archive(
-        &self,
-        shard: ShardId,
-        after: Option<ArchivePoint>,
-        once: bool,
-        sink: &dyn StreamSink,
-    ) -> Result<(), WireError> {
-        self.run_archive(shard, after, once, sink).await
-    }
-
-    async fn archived(&self, report: &ArchiveReport) -> Result<(), WireError> {
-        self.note_archive(report).await
-    }
-
-    async fn forget_archive(&self, id: u64) -> Result<(), WireError> {
-        self.drop_archive(id).await
+    async fn note(&self, note: ArchiveNote) -> Result<(), WireError> {
+        match note {
+            ArchiveNote::Report(report) => self.note_archive(&report).await,
+            ArchiveNote::Forget(id) => self.drop_archive(id).await,
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod cancel;
 mod feed;
 mod link;
 mod result;
+mod stream;
 
 use std::fmt;
 use std::sync::Arc;

@@ -20,11 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use quorate_shared::admin::{AdminAction, AdminEvent};
-use quorate_shared::archive::{ArchivePoint, ArchiveReport};
 use quorate_shared::codec::{CodecError, Connection, FrameReader, decode};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::feed::FeedToken;
-use quorate_shared::ids::ShardId;
 use quorate_shared::limits::{FRAME_BYTES_MAX, PIPELINE_MAX, UNREAD_MS_MAX};
 use quorate_shared::wire::{ClientFrame, Column, Done, Request, Response};
 use tokio::io::AsyncWriteExt;
@@ -36,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::{OUT_BYTES_MAX, Outbox, Rows};
 use super::registry::{Handle, Open};
 use super::tcp::Door;
-use super::{PreparedStatement, Statements, StreamSink, Streams};
+use super::{ArchiveNote, Statements, Stream, StreamSink};
+use crate::sql::Execution;
+use crate::sql::session::PreparedInfo;
 
 /// How often somebody who watches is looked at for whether the node stops.
 const WATCH_LOOK: Duration = Duration::from_millis(250);
@@ -330,8 +329,8 @@ impl Call {
             Request::Archive { shard, after, once, credit } => {
                 self.stream(credit, Stream::Archive { shard, after, once }).await
             }
-            Request::Archived(report) => self.note(Note::Archived(report)).await,
-            Request::ForgetArchive { id } => self.note(Note::Forget(id)).await,
+            Request::Archived(report) => self.note(ArchiveNote::Report(report)).await,
+            Request::ForgetArchive { id } => self.note(ArchiveNote::Forget(id)).await,
             body => self.statement(&mut sql, body).await,
         };
         if let Err(error) = result {
@@ -348,7 +347,8 @@ impl Call {
                 self.check_cancelled()?;
                 outbox.begin(self.request, options.credit);
                 let mut rows = Rows::new(outbox, self.request, None);
-                let result = sql.statements.run(&text, params, &options, self.cancel.clone(), &mut rows).await;
+                let how = Execution { params, options: &options, cancel: self.cancel.clone(), sink: &mut rows };
+                let result = sql.statements.run(&text, how).await;
                 self.finished(started, result, rows)
             }
             Request::Execute { statement, params, options } => {
@@ -356,12 +356,12 @@ impl Call {
                 outbox.begin(self.request, options.credit);
                 let known = sql.prepared.get(&statement).cloned();
                 let mut rows = Rows::new(outbox, self.request, Some(known.as_deref().unwrap_or_default()));
-                let run = sql.statements.execute(statement, params, &options, self.cancel.clone(), &mut rows);
-                let result = run.await;
+                let how = Execution { params, options: &options, cancel: self.cancel.clone(), sink: &mut rows };
+                let result = sql.statements.execute(statement, how).await;
                 self.finished(started, result, rows)
             }
             Request::Prepare { sql: text } => {
-                let PreparedStatement { statement, params, columns, writes } = sql.statements.prepare(&text).await?;
+                let PreparedInfo { statement, params, columns, writes } = sql.statements.prepare(&text).await?;
                 sql.prepared.insert(statement, columns.clone().into());
                 outbox.push(self.request, Response::Prepared { statement, params, columns, writes })
             }
@@ -388,17 +388,12 @@ impl Call {
         tokio::select! {
             () = self.cancel.cancelled() => self.handle.outbox.push(self.request, empty()),
             () = drained => Ok(()),
-            result = stream.run(streams, &sink) => result,
+            result = streams.run(stream, &sink) => result,
         }
     }
 
-    /// Does something short about an archive.
-    async fn note(&self, note: Note) -> Result<(), WireError> {
-        let streams = self.door.streams()?;
-        match note {
-            Note::Archived(report) => streams.archived(&report).await?,
-            Note::Forget(id) => streams.forget_archive(id).await?,
-        }
+    async fn note(&self, note: ArchiveNote) -> Result<(), WireError> {
+        self.door.streams()?.note(note).await?;
         self.handle.outbox.push(self.request, empty())
     }
 
@@ -468,27 +463,6 @@ impl Call {
             result = watched => result,
         }
     }
-}
-
-/// A stream that a client has asked for.
-enum Stream {
-    Feed { database: String, table: String, from: Option<FeedToken> },
-    Archive { shard: ShardId, after: Option<ArchivePoint>, once: bool },
-}
-
-impl Stream {
-    async fn run(self, streams: &dyn Streams, sink: &dyn StreamSink) -> Result<(), WireError> {
-        match self {
-            Stream::Feed { database, table, from } => streams.feed(&database, &table, from, sink).await,
-            Stream::Archive { shard, after, once } => streams.archive(shard, after, once, sink).await,
-        }
-    }
-}
-
-/// What is said of an archive.
-enum Note {
-    Archived(ArchiveReport),
-    Forget(u64),
 }
 
 /// The parts of a stream, on their way to the client.

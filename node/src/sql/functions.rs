@@ -19,10 +19,13 @@ pub mod sum;
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::{Analyzer, AnalyzerRule};
 
 /// What functions may know of their session.
@@ -44,6 +47,23 @@ pub fn is_internal(name: &str) -> bool {
 /// Functions whose value depends on the session: each statement gets its own.
 pub fn of_session(name: &str, facts: &SessionFacts) -> Option<Arc<ScalarUDF>> {
     misc::of_session(name, facts).map(|f| Arc::new(ScalarUDF::from(f)))
+}
+
+/// Rewrites every expression of a plan and of its subqueries, inner ones first; columns keep their names.
+fn rewrite_expressions(
+    plan: LogicalPlan,
+    rewrite: impl Fn(Expr, &DFSchema) -> Result<Transformed<Expr>>,
+) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|plan| {
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        let changed = plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr.transform_up(|e| rewrite(e, &schema))?.update_data(|e| name.restore(e)))
+        })?;
+        if changed.transformed { changed.map_data(LogicalPlan::recompute_schema) } else { Ok(changed) }
+    })?;
+    Ok(rewritten.data)
 }
 
 /// Rules added to the planner.

@@ -167,6 +167,7 @@ fn attempt(sql: &str, flavour: Flavour) -> Result<Parsed, Attempt> {
         return Err(Attempt::Final(error));
     }
     let as_of = super::as_of::take(&mut tokens).map_err(Attempt::Final)?;
+    keep_options(&mut tokens, flavour);
     let mut spelling = Spelling::default();
     let params = fold(&mut tokens, &mut spelling).map_err(Attempt::Final)?;
     let texts = is_query(&tokens).then(|| select_texts(sql, &tokens)).flatten();
@@ -272,6 +273,24 @@ fn check_single(sql: &str, tokens: &[TokenWithSpan]) -> Option<WireError> {
             .hint("send them one after the other")
             .at(char_offset(sql, tokens.get(semicolon + 1).map_or(tokens[semicolon].span.start, |t| t.span.start))),
     )
+}
+
+/// At the end of a column the parser takes some words for options of another dialect and drops them. As plain words they
+/// are refused there.
+fn keep_options(tokens: &mut [TokenWithSpan], flavour: Flavour) {
+    let creates = matches!(&tokens[0].token, Token::Word(word) if word.keyword == Keyword::CREATE);
+    let mut before = Keyword::NoKeyword;
+    for t in tokens {
+        let Token::Word(word) = &mut t.token else { continue };
+        let this = word.keyword;
+        word.keyword = match this {
+            Keyword::AUTO_INCREMENT | Keyword::AUTOINCREMENT if flavour == Flavour::MySql => Keyword::AUTO_INCREMENT,
+            Keyword::AUTO_INCREMENT | Keyword::AUTOINCREMENT => Keyword::NoKeyword,
+            Keyword::IDENTITY if creates && before != Keyword::AS => Keyword::NoKeyword,
+            other => other,
+        };
+        before = this;
+    }
 }
 
 /// Lower-cases every identifier and numbers the placeholders; gives their number.

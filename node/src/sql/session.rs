@@ -20,7 +20,7 @@ use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::{Column, Done, QueryOptions, ReadLevel};
 use tokio_util::sync::CancellationToken;
 
-use super::Sink;
+use super::Execution;
 use super::dispatch;
 use super::execute;
 use super::parse::{self, Parsed};
@@ -29,7 +29,7 @@ use super::settings::Settings;
 use crate::router::{ProposeError, Router};
 
 /// What a prepared statement looks like to its client.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PreparedInfo {
     /// Its number in this session.
     pub statement: u32,
@@ -229,17 +229,10 @@ impl SqlSession {
     ///
     /// # Errors
     /// Whatever refuses or fails it; rows the sink got are void then.
-    pub async fn run(
-        &mut self,
-        sql: &str,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
+    pub async fn run(&mut self, sql: &str, how: Execution<'_>) -> Result<Done, WireError> {
         let parsed = Arc::new(self.engine.parse(sql)?);
         let prepared = Arc::new(Prepared { parsed, query: None, fast: Default::default() });
-        self.finish(prepared, params, options, cancel, sink).await
+        self.finish(prepared, how).await
     }
 
     /// Parses and plans one statement.
@@ -263,18 +256,11 @@ impl SqlSession {
     ///
     /// # Errors
     /// `26000` for an unknown number, else as [`SqlSession::run`].
-    pub async fn execute(
-        &mut self,
-        statement: u32,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
+    pub async fn execute(&mut self, statement: u32, how: Execution<'_>) -> Result<Done, WireError> {
         let Some(prepared) = self.prepared.get(&statement).map(Arc::clone) else {
             return Err(WireError::sql("26000", format!("there is no prepared statement {statement} in this session")));
         };
-        self.finish(prepared, params, options, cancel, sink).await
+        self.finish(prepared, how).await
     }
 
     /// Forgets a prepared statement; an unknown number is ignored.
@@ -282,14 +268,8 @@ impl SqlSession {
         self.prepared.remove(&statement);
     }
 
-    async fn finish(
-        &mut self,
-        prepared: Arc<Prepared>,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
+    async fn finish(&mut self, prepared: Arc<Prepared>, how: Execution<'_>) -> Result<Done, WireError> {
+        let Execution { params, options, cancel, sink } = how;
         let started = Instant::now();
         let wanted = prepared.parsed.params;
         if params.len() != wanted {

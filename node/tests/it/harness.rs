@@ -5,10 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quorate_core::engine::Engine;
 use quorate_node::router::Router;
-use quorate_node::sql::Sink;
 use quorate_node::sql::local::LocalRouter;
 use quorate_node::sql::plan::{EngineOptions, SqlEngine};
 use quorate_node::sql::session::SqlSession;
+use quorate_node::sql::{Execution, Sink};
 use quorate_shared::error::WireError;
 use quorate_shared::ids::{CatalogVersion, SessionId};
 use quorate_shared::status::NodeKind;
@@ -92,7 +92,8 @@ impl Boxed {
     /// Runs one statement with parameters.
     pub fn run_with(&mut self, sql: &str, params: Vec<Value>, options: &QueryOptions) -> Result<Answer, WireError> {
         let mut sink = Collect::default();
-        let running = self.session.run(sql, params, options, CancellationToken::new(), &mut sink);
+        let how = Execution { params, options, cancel: CancellationToken::new(), sink: &mut sink };
+        let running = self.session.run(sql, how);
         let done = self.runtime.block_on(running)?;
         Ok(Answer { columns: sink.columns, rows: sink.rows, done })
     }
@@ -102,7 +103,8 @@ impl Boxed {
         let info = self.runtime.block_on(self.session.prepare(sql))?;
         let mut sink = Collect::default();
         let options = QueryOptions::default();
-        let running = self.session.execute(info.statement, params, &options, CancellationToken::new(), &mut sink);
+        let how = Execution { params, options: &options, cancel: CancellationToken::new(), sink: &mut sink };
+        let running = self.session.execute(info.statement, how);
         let done = self.runtime.block_on(running)?;
         self.session.close(info.statement);
         Ok(Answer { columns: sink.columns, rows: sink.rows, done })

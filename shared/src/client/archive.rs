@@ -1,9 +1,8 @@
 //! A shard's log for a backup as it comes, over the loss of nodes.
 
-use super::result::CREDIT_DEFAULT;
-use super::{Attempt, Call, Client, ClientError};
+use super::stream::Stream;
+use super::{Call, Client, ClientError};
 use crate::archive::{ArchivePart, ArchivePoint, ArchiveReport};
-use crate::error::Code;
 use crate::ids::ShardId;
 use crate::wire::{Request, Response};
 
@@ -11,13 +10,10 @@ use crate::wire::{Request, Response};
 /// behind the last entries it gave. A base whose snapshot had not come whole is begun again with another base.
 #[derive(Debug)]
 pub struct Archive<'a> {
-    client: &'a mut Client,
+    stream: Stream<'a>,
     shard: ShardId,
     after: Option<ArchivePoint>,
     once: bool,
-    request: Option<u64>,
-    /// Parts taken since the server last got credit.
-    taken: u32,
     /// The base given, whose snapshot has not come whole yet.
     begun: Option<ArchivePoint>,
 }
@@ -25,42 +21,15 @@ pub struct Archive<'a> {
 impl Archive<'_> {
     /// The next part.
     pub async fn next(&mut self) -> Result<ArchivePart, ClientError> {
-        loop {
-            let response = match self.receive().await {
-                Ok(response) => response,
-                Err(Attempt::Lost(reason) | Attempt::Unsendable(reason)) => {
-                    self.lose(&reason);
-                    continue;
-                }
-                Err(Attempt::Late) => {
-                    let Self { shard, after, once, .. } = *self;
-                    let body = Request::Archive { shard, after, once, credit: CREDIT_DEFAULT };
-                    let first = self.client.call(Call { body, writes: false, slot: None }).await?;
-                    self.request = Some(first.request);
-                    self.taken = 0;
-                    first.response
-                }
-            };
-            match response {
-                Response::Archive(part) => {
-                    self.taken += 1;
-                    self.follow(&part);
-                    return Ok(part);
-                }
-                // This node cannot go on; another may, and so may this one later.
-                Response::Error(error) if matches!(error.code, Code::Retry | Code::Redirect | Code::Busy) => {
-                    self.lose(&error.message);
-                }
-                Response::Error(error) => {
-                    self.request = None;
-                    return Err(error.into());
-                }
-                _ => {
-                    self.request = None;
-                    return Err(self.client.out_of_step("archive"));
-                }
-            }
-        }
+        let Self { shard, after, once, .. } = *self;
+        let body = |credit| Request::Archive { shard, after, once, credit };
+        let part = |response| match response {
+            Response::Archive(part) => Some(part),
+            _ => None,
+        };
+        let part = self.stream.next(body, part).await?;
+        self.follow(&part);
+        Ok(part)
     }
 
     fn follow(&mut self, part: &ArchivePart) {
@@ -74,33 +43,8 @@ impl Archive<'_> {
                     after.chain = entries.chain;
                 }
             }
-            ArchivePart::End => self.request = None,
+            ArchivePart::End => self.stream.end(),
             _ => {}
-        }
-    }
-
-    /// The next frame of the running stream; `Late` when none runs.
-    async fn receive(&mut self) -> Result<Response, Attempt> {
-        let (Some(request), Some(link)) = (self.request, &mut self.client.link) else { return Err(Attempt::Late) };
-        if self.taken >= CREDIT_DEFAULT / 2 {
-            link.credit(request, std::mem::take(&mut self.taken)).await?;
-        }
-        match link.receive(request, None).await {
-            Err(Attempt::Late) => Err(Attempt::Lost("no answer in time".into())),
-            other => other,
-        }
-    }
-
-    fn lose(&mut self, reason: &str) {
-        self.request = None;
-        self.client.lose(reason);
-    }
-}
-
-impl Drop for Archive<'_> {
-    fn drop(&mut self) {
-        if let (Some(request), Some(link)) = (self.request, &mut self.client.link) {
-            link.abandoned = Some(request);
         }
     }
 }
@@ -108,7 +52,7 @@ impl Drop for Archive<'_> {
 impl Client {
     /// A shard's log for a backup: from its base, or behind a point; with `once` only what is committed by now.
     pub fn archive(&mut self, shard: ShardId, after: Option<ArchivePoint>, once: bool) -> Archive<'_> {
-        Archive { client: self, shard, after, once, request: None, taken: 0, begun: None }
+        Archive { stream: Stream::new(self, "archive"), shard, after, once, begun: None }
     }
 
     /// Tells the cluster how far an archive is.

@@ -23,7 +23,6 @@ use super::*;
 use crate::report::{Counters, NodeReport, NodeState, PeerDoor, Reports};
 use crate::router::{Identity, ProposeError, ReadPoint, Router};
 use crate::serve::Sessions;
-use crate::sql::Sink;
 
 /// A cluster of one that answers nothing but who it is.
 struct Alone {
@@ -107,14 +106,8 @@ struct Scripted {
 
 #[async_trait]
 impl Statements for Scripted {
-    async fn run(
-        &mut self,
-        sql: &str,
-        _: Vec<Value>,
-        _: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
+    async fn run(&mut self, sql: &str, how: Execution<'_>) -> Result<Done, WireError> {
+        let Execution { cancel, sink, .. } = how;
         self.log.lock().unwrap().push(sql.to_owned());
         let columns = || vec![Column { name: "n".into(), ty: SqlType::Text }];
         match sql {
@@ -144,20 +137,13 @@ impl Statements for Scripted {
         Ok(Done { tag: "SELECT".into(), ..Done::default() })
     }
 
-    async fn prepare(&mut self, _: &str) -> Result<PreparedStatement, WireError> {
+    async fn prepare(&mut self, _: &str) -> Result<PreparedInfo, WireError> {
         let columns = vec![Column { name: "n".into(), ty: SqlType::Text }];
-        Ok(PreparedStatement { statement: 1, params: Vec::new(), columns, writes: false })
+        Ok(PreparedInfo { statement: 1, params: Vec::new(), columns, writes: false })
     }
 
-    async fn execute(
-        &mut self,
-        statement: u32,
-        params: Vec<Value>,
-        options: &QueryOptions,
-        cancel: CancellationToken,
-        sink: &mut dyn Sink,
-    ) -> Result<Done, WireError> {
-        self.run(&format!("prepared {statement}"), params, options, cancel, sink).await
+    async fn execute(&mut self, statement: u32, how: Execution<'_>) -> Result<Done, WireError> {
+        self.run(&format!("prepared {statement}"), how).await
     }
 
     fn close(&mut self, _: u32) {}

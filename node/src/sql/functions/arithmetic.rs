@@ -8,11 +8,9 @@ use std::sync::Arc;
 use datafusion::arrow::compute::kernels::numeric;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{BinaryExpr, ScalarFunction};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     Volatility,
@@ -21,6 +19,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use quorate_shared::error::WireError;
 
+use super::rewrite_expressions;
 use crate::sql::errors::external;
 
 /// One checked operator.
@@ -91,7 +90,7 @@ impl Default for Checked {
 
 impl Checked {
     fn rewrite(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-        expr.transform_up(|e| match e {
+        match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
                 let function = match op {
                     Operator::Plus => &self.add,
@@ -118,22 +117,13 @@ impl Checked {
                 Ok(Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: Arc::clone(&self.sub), args })))
             }
             other => Ok(Transformed::no(other)),
-        })
+        }
     }
 }
 
 impl AnalyzerRule for Checked {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let rewritten = plan.transform_up_with_subqueries(|plan| {
-            let schema = merge_schema(&plan.inputs());
-            let names = NamePreserver::new(&plan);
-            let changed = plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                Ok(self.rewrite(expr, &schema)?.update_data(|e| name.restore(e)))
-            })?;
-            if changed.transformed { changed.map_data(LogicalPlan::recompute_schema) } else { Ok(changed) }
-        })?;
-        Ok(rewritten.data)
+        rewrite_expressions(plan, |e, schema| self.rewrite(e, schema))
     }
 
     fn name(&self) -> &'static str {

@@ -5,13 +5,13 @@
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::logical_expr::expr::{Between, BinaryExpr, InList};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, cast};
 use datafusion::optimizer::AnalyzerRule;
+
+use super::rewrite_expressions;
 
 /// The rule.
 #[derive(Debug)]
@@ -30,37 +30,26 @@ fn float(expr: Expr, schema: &DFSchema) -> Expr {
 }
 
 fn rewrite(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    expr.transform_up(|e| {
-        Ok(match e {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_float(&left, schema) != is_float(&right, schema) => {
-                let (left, right) = (Box::new(float(*left, schema)), Box::new(float(*right, schema)));
-                Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
-            }
-            Expr::Between(Between { expr, negated, low, high }) if is_float(&expr, schema) => {
-                let (low, high) = (Box::new(float(*low, schema)), Box::new(float(*high, schema)));
-                Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
-            }
-            Expr::InList(InList { expr, list, negated }) if is_float(&expr, schema) => {
-                let list = list.into_iter().map(|e| float(e, schema)).collect();
-                Transformed::yes(Expr::InList(InList { expr, list, negated }))
-            }
-            other => Transformed::no(other),
-        })
+    Ok(match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_float(&left, schema) != is_float(&right, schema) => {
+            let (left, right) = (Box::new(float(*left, schema)), Box::new(float(*right, schema)));
+            Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+        }
+        Expr::Between(Between { expr, negated, low, high }) if is_float(&expr, schema) => {
+            let (low, high) = (Box::new(float(*low, schema)), Box::new(float(*high, schema)));
+            Transformed::yes(Expr::Between(Between { expr, negated, low, high }))
+        }
+        Expr::InList(InList { expr, list, negated }) if is_float(&expr, schema) => {
+            let list = list.into_iter().map(|e| float(e, schema)).collect();
+            Transformed::yes(Expr::InList(InList { expr, list, negated }))
+        }
+        other => Transformed::no(other),
     })
 }
 
 impl AnalyzerRule for Floats {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let rewritten = plan.transform_up_with_subqueries(|plan| {
-            let schema = merge_schema(&plan.inputs());
-            let names = NamePreserver::new(&plan);
-            let changed = plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                Ok(rewrite(expr, &schema)?.update_data(|e| name.restore(e)))
-            })?;
-            if changed.transformed { changed.map_data(LogicalPlan::recompute_schema) } else { Ok(changed) }
-        })?;
-        Ok(rewritten.data)
+        rewrite_expressions(plan, rewrite)
     }
 
     fn name(&self) -> &'static str {

@@ -9,16 +9,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Between, BinaryExpr, InList, ScalarFunction};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 use quorate_shared::error::WireError;
 use quorate_shared::value::{SqlType, Value};
 
+use super::rewrite_expressions;
 use super::row::{RowFunction, text};
 use crate::sql::convert;
 use crate::sql::errors::external;
@@ -86,10 +85,6 @@ fn read(expr: Expr, ty: SqlType) -> Result<Expr> {
 
 impl Literals {
     fn rewrite(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-        expr.transform_up(|e| self.one(e, schema))
-    }
-
-    fn one(&self, expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         let is_bytes = |e: &Expr| matches!(e.get_type(schema), Ok(DataType::Binary));
         Ok(match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(op) => {
@@ -131,16 +126,7 @@ impl Literals {
 
 impl AnalyzerRule for Literals {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        let rewritten = plan.transform_up_with_subqueries(|plan| {
-            let schema = merge_schema(&plan.inputs());
-            let names = NamePreserver::new(&plan);
-            let changed = plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                Ok(self.rewrite(expr, &schema)?.update_data(|e| name.restore(e)))
-            })?;
-            if changed.transformed { changed.map_data(LogicalPlan::recompute_schema) } else { Ok(changed) }
-        })?;
-        Ok(rewritten.data)
+        rewrite_expressions(plan, |e, schema| self.rewrite(e, schema))
     }
 
     fn name(&self) -> &'static str {
