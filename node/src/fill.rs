@@ -152,15 +152,10 @@ impl Filler {
     /// The leader first, then everybody else.
     fn somebody(&self, shard: ShardId, turn: &mut usize) -> String {
         let leader = self.driver.view(shard).and_then(|view| view.leader().node);
-        let known = self.forwarder.known();
-        let leader = known.iter().find(|n| Some(n.node) == leader).map(|n| n.address.clone());
-        let others = known.iter().filter(|n| n.node != self.me).map(|n| n.address.clone());
-        let all: Vec<String> = leader.into_iter().chain(self.addresses.iter().cloned()).chain(others).collect();
+        let leader = leader.and_then(|node| self.peers.address(node));
+        let all = self.forwarder.somewhere(leader.into_iter().chain(self.addresses.iter().cloned()));
         *turn += 1;
-        match all.is_empty() {
-            true => String::new(),
-            false => all[(*turn - 1) % all.len()].clone(),
-        }
+        all.get((*turn - 1) % all.len().max(1)).cloned().unwrap_or_default()
     }
 
     /// The file's name, once it is complete, checked and marked.

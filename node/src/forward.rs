@@ -614,6 +614,20 @@ impl Forwarder {
         *self.heard_of.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
     }
 
+    /// Where to look for somebody, in this order and each once: the given addresses, the voters, everybody else.
+    pub fn somewhere(&self, given: impl IntoIterator<Item = String>) -> Vec<String> {
+        let mut known = self.known();
+        known.sort_by_key(|node| node.kind == NodeKind::Replica);
+        let mut all: Vec<String> = Vec::new();
+        let known = known.into_iter().map(|node| node.address);
+        for address in given.into_iter().chain(known).chain(self.peers.addresses()) {
+            if address != self.address && !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+
     /// Every node known.
     pub fn known(&self) -> Vec<NodeAddress> {
         let mut nodes: BTreeMap<NodeId, NodeAddress> = BTreeMap::new();

@@ -262,10 +262,7 @@ impl Housekeeping {
         loop {
             tokio::time::sleep(HERE_EVERY).await;
             let others = self.forwarder.known().into_iter().map(|node| node.node);
-            let address = self.forwarder.address();
-            others
-                .filter(|node| *node != self.config.node)
-                .for_each(|node| self.peers.tell(node, Ask::At { address: address.to_owned() }));
+            others.filter(|node| *node != self.config.node).for_each(|node| self.peers.tell(node, Ask::Here));
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Left out: encryption and authentication of peers.
 
+mod admission;
 pub mod frame;
 pub mod message;
 mod outbox;
@@ -22,9 +23,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use quorate_core::epoch::{self, Relation};
 use quorate_core::shard::Input;
-use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{Epoch, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::wire::{Greeting, NodeAddress, PeerChannel, PeerHello};
 use tokio::net::TcpStream;
@@ -38,12 +37,6 @@ use crate::report::PeerDoor;
 
 /// First pause between two attempts to connect; it doubles up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How a refusal begins that says that this node is no part of the cluster any more.
-const REMOVED: &str = "Removed: ";
-/// How a refusal begins that says that this node's epoch is over.
-const OVER: &str = "EpochOver: ";
-/// A node that was heard within this time is there: another one of its number is refused.
-const TWIN_MS: u64 = 3_000;
 /// How long a request waits for a connection that is being made.
 const CONNECT_WAIT: Duration = Duration::from_millis(300);
 
@@ -117,17 +110,21 @@ struct Link {
 pub struct Peers {
     me: NodeId,
     nonce: Nonce,
+    /// Where others reach this node.
+    own: String,
     founding: RwLock<Option<Arc<Founding>>>,
-    /// Those of the command line.
-    voters: Vec<NodeId>,
-    /// Where nodes are as the command line has it: tried where what was learned does not answer.
+    /// Where the voters are as the command line has it: tried where nothing better answers.
     hints: BTreeMap<NodeId, String>,
-    /// Where nodes are, as they say themselves.
-    addresses: RwLock<BTreeMap<NodeId, String>>,
+    /// Where nodes are, as they said when they connected.
+    said: RwLock<BTreeMap<NodeId, String>>,
+    /// Where nodes are, as the catalog or another node has it.
+    learned: RwLock<BTreeMap<NodeId, String>>,
     consensus: RwLock<BTreeMap<NodeId, Kept>>,
     epoch: RwLock<Epoch>,
     newer: Mutex<Option<Epoch>>,
     cut_off: Mutex<Option<Epoch>>,
+    /// Nodes in another epoch of the same number as this node's.
+    rivals: Mutex<BTreeMap<NodeId, Epoch>>,
     /// Who said that this node was removed, and how.
     expelled: Mutex<Option<String>>,
     /// The data directory each node last came from.
@@ -153,27 +150,28 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 impl Peers {
-    /// No connection yet. `addresses` are those of the command line.
+    /// No connection yet. `voters` are those of the command line.
     pub fn new(
-        me: NodeId,
-        nonce: Nonce,
-        voters: Vec<NodeId>,
-        addresses: BTreeMap<NodeId, String>,
+        (me, nonce): (NodeId, Nonce),
+        own: String,
+        voters: BTreeMap<NodeId, String>,
         stop: CancellationToken,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Self> {
         Arc::new(Self {
             me,
             nonce,
+            own,
             founding: RwLock::new(None),
-            voters,
-            hints: addresses.clone(),
-            addresses: RwLock::new(addresses),
+            hints: voters,
+            said: RwLock::default(),
+            learned: RwLock::default(),
             consensus: RwLock::default(),
             nonces: RwLock::default(),
             epoch: RwLock::default(),
             newer: Mutex::default(),
             cut_off: Mutex::default(),
+            rivals: Mutex::default(),
             expelled: Mutex::default(),
             requests: RwLock::default(),
             heard: RwLock::default(),
@@ -226,36 +224,65 @@ impl Peers {
         }
     }
 
-    /// Where nodes are, from the catalog or from themselves.
+    /// Where nodes are, from the catalog or from another node.
     pub fn learn(&self, nodes: impl IntoIterator<Item = (NodeId, String)>) {
-        let mut addresses = write(&self.addresses);
+        let mut learned = write(&self.learned);
         for (node, address) in nodes.into_iter().filter(|(_, address)| !address.is_empty()) {
-            addresses.insert(node, address);
+            learned.insert(node, address);
+        }
+    }
+
+    /// Where a node is as it says itself: it may have moved since the catalog heard of it.
+    fn says(&self, node: NodeId, address: &str) {
+        if !address.is_empty() && read(&self.said).get(&node).is_none_or(|known| known != address) {
+            write(&self.said).insert(node, address.to_owned());
         }
     }
 
     /// A node is no part of the cluster any more.
     pub fn forget(&self, node: NodeId) {
-        write(&self.addresses).remove(&node);
+        write(&self.said).remove(&node);
+        write(&self.learned).remove(&node);
+    }
+
+    /// Where a node may be, the best first.
+    fn candidates(&self, node: NodeId) -> Vec<String> {
+        let said = read(&self.said).get(&node).cloned();
+        let learned = read(&self.learned).get(&node).cloned();
+        let mut candidates = Vec::new();
+        for address in [said, learned, self.hints.get(&node).cloned()].into_iter().flatten() {
+            if !candidates.contains(&address) {
+                candidates.push(address);
+            }
+        }
+        candidates
     }
 
     /// Where to look for a node, by how often it was not found.
     fn candidate(&self, node: NodeId, failed: usize) -> Option<String> {
-        let learned = self.address(node);
-        let hint = self.hints.get(&node).cloned().filter(|hint| Some(hint) != learned.as_ref());
-        let all: Vec<String> = learned.into_iter().chain(hint).collect();
+        let all = self.candidates(node);
         all.get(failed % all.len().max(1)).cloned()
     }
 
     /// Where a node is.
     pub fn address(&self, node: NodeId) -> Option<String> {
-        read(&self.addresses).get(&node).cloned()
+        self.candidates(node).into_iter().next()
+    }
+
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        let said: Vec<NodeId> = read(&self.said).keys().copied().collect();
+        let all = read(&self.learned).keys().chain(self.hints.keys()).copied().chain(said).collect::<BTreeSet<_>>();
+        all.into_iter().filter(|node| *node != self.me).collect()
+    }
+
+    /// Wherever any other node may be.
+    pub fn addresses(&self) -> BTreeSet<String> {
+        self.nodes().into_iter().flat_map(|node| self.candidates(node)).collect()
     }
 
     /// Every node heard of, with the time since it was last heard.
     pub fn heard(&self) -> Vec<(NodeId, Option<u64>)> {
-        let known: Vec<NodeId> = read(&self.addresses).keys().copied().filter(|node| *node != self.me).collect();
-        known.into_iter().map(|node| (node, self.hearing(node).age_ms())).collect()
+        self.nodes().into_iter().map(|node| (node, self.hearing(node).age_ms())).collect()
     }
 
     /// The mark to set when something is heard from a node.
@@ -287,6 +314,7 @@ impl Peers {
             to,
             nonce: self.nonce,
             channel,
+            address: self.own.clone(),
         }
     }
 
@@ -330,7 +358,7 @@ impl Peers {
             let attempt = async {
                 let address = address.ok_or("its address is not known")?;
                 let hello = self.hello(Some(node), PeerChannel::Consensus);
-                let (stream, _, _) = frame::connect(&address, &hello).await.map_err(|e| self.heed(&e))?;
+                let (stream, _, _) = frame::connect(&address, &hello).await.map_err(|e| self.heed(node, &e))?;
                 let (mut reader, writer) = stream.into_split();
                 (pause, failed) = (BACKOFF.0, 0);
                 outbox.open();
@@ -366,27 +394,6 @@ impl Peers {
         if let Greeting::PeerWelcome { node, nonce } = greeting {
             write(&self.nonces).insert(*node, *nonce);
         }
-    }
-
-    /// Why a connection could not be made; remembers that this node is not wanted any more.
-    fn heed(&self, error: &frame::ConnectError) -> String {
-        let text = error.to_string();
-        if let (frame::ConnectError::Refused(_), Some(why)) = (error, text.strip_prefix(REMOVED)) {
-            *get(&self.expelled) = Some(why.to_owned());
-        }
-        if let frame::ConnectError::Refused(WireError { message, detail: Some(detail), .. }) = error
-            && message.starts_with(OVER)
-            && let Some((number, id)) = detail.split_once(' ')
-            && let (Ok(number), Ok(id)) = (number.parse(), id.parse())
-        {
-            self.heard_of(Epoch { number, id });
-        }
-        text
-    }
-
-    /// Who said that this node was removed from the cluster, if anybody did.
-    pub fn expelled(&self) -> Option<String> {
-        get(&self.expelled).clone()
     }
 
     fn link(self: &Arc<Self>, node: NodeId) -> Arc<Link> {
@@ -444,7 +451,7 @@ impl Peers {
     ) -> Result<(), String> {
         let address = address.ok_or("its address is not known")?;
         let hello = self.hello(Some(node), PeerChannel::Requests);
-        let (stream, mut buffer, greeting) = frame::connect(&address, &hello).await.map_err(|e| self.heed(&e))?;
+        let (stream, mut buffer, greeting) = frame::connect(&address, &hello).await.map_err(|e| self.heed(node, &e))?;
         self.met(&greeting);
         let (mut reader, writer) = stream.into_split();
         *failed = 0;
@@ -509,7 +516,7 @@ impl Peers {
         let hello = PeerHello { cluster: None, ..self.hello(to, PeerChannel::Founding) };
         let asked = async {
             let (mut stream, mut buffer, _) = frame::connect(address, &hello).await.map_err(|e| e.to_string())?;
-            frame::write(&mut stream, &Question::Who { voters: self.voters.clone() })
+            frame::write(&mut stream, &Question::Who { voters: self.hints.keys().copied().collect() })
                 .await
                 .map_err(|e| e.to_string())?;
             frame::read::<Answer, _>(&mut stream, &mut buffer).await.map_err(|e| e.to_string())
@@ -518,102 +525,6 @@ impl Peers {
             Ok(answer) => answer,
             Err(_) => Err("no answer".into()),
         }
-    }
-
-    /// Why a peer is not let in, if it is not.
-    fn refusal(&self, hello: &PeerHello) -> Option<WireError> {
-        let denied = |message: String| Some(WireError::new(Code::Denied, message));
-        if let Some(to) = hello.to.filter(|to| *to != self.me) {
-            return denied(format!("this is {}, not {to}", self.me))
-                .map(|e| e.hint("two nodes' addresses are confused; compare --peers and --advertise"));
-        }
-        if let Some(why) = self.twin(hello) {
-            return denied(why).map(|e| e.hint("a node's number is never given twice; choose another --id"));
-        }
-        if hello.channel == PeerChannel::Founding {
-            return None;
-        }
-        let Some(founding) = read(&self.founding).clone() else {
-            return Some(WireError::new(Code::Retry, format!("{} belongs to no cluster yet", self.me)));
-        };
-        if hello.cluster != Some(founding.cluster) {
-            let theirs = hello.cluster.map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
-            return denied(format!("{} belongs to {theirs}, {} to cluster {}", hello.node, self.me, founding.cluster));
-        }
-        if let Some(error) = self.other_epoch(hello) {
-            return Some(error);
-        }
-        let events = read(&self.events).clone();
-        if events.is_some_and(|events| events.removed(hello.node)) {
-            let message = format!("{REMOVED}{} says that {} was removed from the cluster", self.me, hello.node);
-            return denied(message).map(|e| e.hint("its number is not given again; choose another --id"));
-        }
-        None
-    }
-
-    /// Why a node of another epoch is not let in. A log-shipped replica of an older one may read on from where it is.
-    fn other_epoch(&self, hello: &PeerHello) -> Option<WireError> {
-        let (ours, theirs, node) = (self.epoch(), hello.epoch, hello.node);
-        let message = match epoch::relation(ours, theirs) {
-            Relation::Same => return None,
-            Relation::Older if hello.channel == PeerChannel::Shipping => return None,
-            Relation::Older => format!("{OVER}{node} is in epoch {}, {} in {}", theirs.number, self.me, ours.number),
-            Relation::Newer => {
-                self.heard_of(theirs);
-                format!("EpochBehind: {node} is in epoch {}, {} still in {}", theirs.number, self.me, ours.number)
-            }
-            Relation::Conflict => {
-                format!(
-                    "TwoEpochs: {node} and {} are in two different epochs {}; neither follows the other",
-                    self.me, ours.number
-                )
-            }
-        };
-        // For whoever reads it by machine.
-        Some(WireError::new(Code::Denied, message).detail(format!("{} {}", ours.number, ours.id)))
-    }
-
-    /// The epoch this node is in.
-    pub fn epoch(&self) -> Epoch {
-        *read(&self.epoch)
-    }
-
-    /// This node is in this epoch from here on.
-    pub fn set_epoch(&self, epoch: Epoch) {
-        *write(&self.epoch) = epoch;
-    }
-
-    fn heard_of(&self, newer: Epoch) {
-        let mut known = get(&self.newer);
-        if known.is_none_or(|known| newer.number > known.number) {
-            *known = Some(newer);
-        }
-    }
-
-    /// A newer epoch's node has refused this node's log: it has what is not in that epoch.
-    pub fn cut_off(&self, newer: Epoch) {
-        *get(&self.cut_off) = Some(newer);
-    }
-
-    /// The epoch that has refused this node's log.
-    pub fn refused_by(&self) -> Option<Epoch> {
-        *get(&self.cut_off)
-    }
-
-    /// An epoch newer than this node's that was heard of.
-    pub fn newer_epoch(&self) -> Option<Epoch> {
-        get(&self.newer).filter(|newer| newer.number > self.epoch().number)
-    }
-
-    /// Whether another node of that number is there, with another data directory.
-    fn twin(&self, hello: &PeerHello) -> Option<String> {
-        let node = hello.node;
-        if node == self.me && hello.nonce != self.nonce {
-            return Some(format!("DuplicateNode: {node} is this node; another one calls itself so too"));
-        }
-        let known = read(&self.nonces).get(&node).copied().filter(|nonce| *nonce != hello.nonce)?;
-        let heard = self.hearing(node).age_ms().filter(|age| *age < TWIN_MS)?;
-        Some(format!("DuplicateNode: another {node} with the data directory {known} was heard {heard} ms ago"))
     }
 
     async fn receive_consensus(&self, mut stream: TcpStream, mut buffer: BytesMut, from: NodeId) -> io::Result<()> {

@@ -101,6 +101,8 @@ pub struct NodeReport {
     pub nonce: Nonce,
     /// The epoch it is in.
     pub epoch: Epoch,
+    /// Nodes it has met in another epoch of the same number.
+    pub rivals: Vec<(NodeId, Epoch)>,
 }
 
 /// An archive of the log, as a node knows it.

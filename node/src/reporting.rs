@@ -163,6 +163,7 @@ impl Reports for NodeReports {
             archives: driver.map(|d| self.archives.of(&d.catalog())).unwrap_or_default(),
             nonce: self.peers.nonce(),
             epoch: self.peers.epoch(),
+            rivals: self.peers.rivals(),
         }
     }
 

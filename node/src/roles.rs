@@ -27,6 +27,7 @@ use crate::peers::Peers;
 use crate::peers::message::{Ask, Reply};
 use crate::report::NodeState;
 use crate::store;
+use crate::store::rejoin::Fenced;
 
 /// How often everything is looked at, besides whenever a membership changes.
 const LOOK: Duration = Duration::from_millis(500);
@@ -143,8 +144,9 @@ impl Roles {
             self.driver.input(view.shard, Input::Fence(newer));
         }
         let known = self.forwarder.known().into_iter().filter(|node| node.node != self.me.node);
-        let addresses: Vec<String> = known.map(|node| node.address).collect();
-        store::leave_note(&self.directory, store::FENCED, &format!("{}\n{}", newer.number, addresses.join("\n")));
+        let mut addresses = self.peers.addresses();
+        addresses.extend(known.map(|node| node.address));
+        Fenced { epoch: newer, addresses }.leave(&self.directory);
         self.begin_again(format!("epoch {} has begun without it; it is fenced", newer.number));
     }
 

@@ -310,13 +310,9 @@ impl Puller {
         }
     }
 
-    /// The next address to try: those given, then every voter known.
+    /// The next address to try. In a newer epoch somebody else may lead, whom only its own word may have named.
     fn somebody(&self, turn: &mut usize) -> String {
-        let mut known = self.forwarder.known();
-        known.retain(|node| node.address != self.forwarder.address());
-        // Voters first; in a newer epoch somebody else may lead.
-        known.sort_by_key(|node| node.kind == quorate_shared::status::NodeKind::Replica);
-        let all: Vec<String> = self.addresses.iter().cloned().chain(known.into_iter().map(|n| n.address)).collect();
+        let all = self.forwarder.somewhere(self.addresses.iter().cloned());
         *turn += 1;
         // With nobody known, nobody is found; it is asked for again.
         all.get((*turn - 1) % all.len().max(1)).cloned().unwrap_or_default()

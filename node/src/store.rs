@@ -359,7 +359,7 @@ pub const LEFT: &str = "left";
 
 /// The replica is to be the first voter of a new epoch: its number (0: the next one) and id.
 pub const PROMOTE: &str = "promote";
-/// A newer epoch has begun without this node: its number, then addresses to ask.
+/// A newer epoch has begun without this node: which, then addresses to ask.
 pub const FENCED: &str = "fenced";
 
 /// Leaves a note for the next start.

@@ -163,6 +163,21 @@ pub struct Epoch {
     pub id: u64,
 }
 
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number, self.id)
+    }
+}
+
+/// As it is displayed: number and id.
+impl std::str::FromStr for Epoch {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (number, id) = text.split_once(' ').unwrap_or((text, ""));
+        Ok(Self { number: number.parse()?, id: id.parse()? })
+    }
+}
+
 /// Identifies one write of one client for ever: sending it twice executes it once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, Debug)]
 pub struct WriteId {

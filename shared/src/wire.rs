@@ -119,6 +119,8 @@ pub struct PeerHello {
     pub nonce: Nonce,
     /// What the connection is for.
     pub channel: PeerChannel,
+    /// Where the sender is reached: `host:port`.
+    pub address: String,
 }
 
 /// Where a node can be reached.

@@ -44,6 +44,7 @@ impl Found {
 /// All problems, worst first.
 pub(super) fn find(gathered: &Gathered, status: &ClusterStatus, since: &mut Since) -> Vec<Problem> {
     let mut found = Vec::new();
+    two_epochs(gathered, &mut found);
     silent_nodes(gathered, &mut found);
     for report in gathered.reports() {
         node_problems(report, &mut found);
@@ -87,10 +88,31 @@ fn dated(found: Vec<Found>, now_ms: u64, since: &mut Since) -> Vec<Problem> {
     problems
 }
 
+/// Nodes whose history is another one than that of whoever has met them, under the same number.
+fn two_epochs(gathered: &Gathered, found: &mut Vec<Found>) {
+    for report in gathered.reports() {
+        for (rival, theirs) in &report.rivals {
+            let subject = rival.to_string();
+            if found.iter().any(|known| known.subject == subject) {
+                continue;
+            }
+            let (node, number) = (report.node, theirs.number);
+            let hint = format!(
+                "{rival} and {node} are in two different epochs {number}, and neither follows the other: decide which \
+                 history stays, stop the nodes of the other one and start them again with empty directories"
+            );
+            found.push(Found::new("TwoEpochs", Verdict::Critical, subject, hint));
+        }
+    }
+}
+
 /// Nodes that did not answer: down if the others do not hear them either.
 fn silent_nodes(gathered: &Gathered, found: &mut Vec<Found>) {
     for node in gathered.known_nodes() {
         let Some(Err(reason)) = gathered.answers.get(&node.node) else { continue };
+        if found.iter().any(|known| known.name == "TwoEpochs" && known.subject == node.node.to_string()) {
+            continue;
+        }
         let severity = if node.kind == NodeKind::Voter { Verdict::Critical } else { Verdict::Warning };
         let peers = gathered.heard_by_peers(node.node);
         let heard = gathered.report(gathered.asked).and_then(|own| own.heard.iter().find(|(of, _)| *of == node.node));

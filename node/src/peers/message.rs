@@ -116,11 +116,6 @@ pub enum Ask {
         /// In this shard.
         shard: ShardId,
     },
-    /// Where the sender is reached; no response.
-    At {
-        /// `host:port`.
-        address: String,
-    },
 }
 
 /// The response to the request of the same id.
@@ -328,7 +323,6 @@ mod tests {
         let change = MembershipChange::Promote(ReplicaId::new(3));
         assert_eq!(hex(&ask(Ask::Change { shard, change })), "0702090b010103");
         assert_eq!(hex(&ask(Ask::Membership { shard })), "0702090c01");
-        assert_eq!(hex(&ask(Ask::At { address: "a".into() })), "0702090d0161");
         let membership = Membership::of_voters([(ReplicaId::new(1), to)]);
         let one = format!("010103{}000002", "00".repeat(16));
         assert_eq!(hex(&Response { id: 7, body: Reply::Changed(Ok(membership.clone())) }), format!("070800{one}"));

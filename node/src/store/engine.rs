@@ -401,12 +401,12 @@ impl Plan<'_> {
         let Ok(note) = fs::read_to_string(self.dir.join(super::PROMOTE)) else { return Ok(false) };
         let newest = machines.iter().map(|machine| machine.state().epoch).max_by_key(|epoch| epoch.number);
         let newest = newest.unwrap_or_default();
-        let epoch = match note.trim().split_once(' ').map(|(number, id)| (number.parse(), id.parse())) {
+        let epoch = match note.trim().parse() {
             // One shard has begun it before this start was interrupted.
-            Some((Ok(0), Ok(id))) if newest.id == id => newest,
-            Some((Ok(0), Ok(id))) => Epoch { number: newest.number + 1, id },
-            Some((Ok(number), Ok(id))) => Epoch { number, id },
-            _ => return Err(NodeError::Failed(format!("the note {} cannot be read: {note}", super::PROMOTE))),
+            Ok(Epoch { number: 0, id }) if newest.id == id => newest,
+            Ok(Epoch { number: 0, id }) => Epoch { number: newest.number + 1, id },
+            Ok(epoch) => epoch,
+            Err(_) => return Err(NodeError::Failed(format!("the note {} cannot be read: {note}", super::PROMOTE))),
         };
         for (machine, shard) in machines.iter_mut().zip(SHARDS) {
             let applied = machine.state().applied();

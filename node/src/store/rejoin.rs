@@ -3,19 +3,63 @@
 //!
 //! Invariant: nothing is cut before what is cut has been written to a file and synced.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::BufWriter;
+use std::path::Path;
 
 use quorate_core::disk::RealDisk;
 use quorate_core::epoch::{self, Rejoined};
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{EpochStart, LogReader};
-use quorate_shared::ids::{Epoch, ReplicaId, ShardId};
+use quorate_shared::ids::{ClusterId, Epoch, ReplicaId, ShardId};
 use quorate_shared::status::NodeKind;
 
 use super::engine::{CHECKPOINT, remove_file, restart};
-use super::{Directory, FENCED, drop_note, io_error, sync_directory};
+use super::{Directory, FENCED, drop_note, io_error, leave_note, sync_directory};
+use crate::founding::SHARDS;
 use crate::node::NodeError;
+use crate::peers::message::Answer;
+
+/// The note of a fenced node for its next start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fenced {
+    /// The epoch that has begun without it.
+    pub epoch: Epoch,
+    /// Where somebody of it may be.
+    pub addresses: BTreeSet<String>,
+}
+
+impl Fenced {
+    /// The directory's note, if there is one.
+    pub fn of(directory: &Directory) -> Option<Self> {
+        directory.note(FENCED).map(|text| Self::parse(&text))
+    }
+
+    /// One that cannot be read is of any epoch: the node must not serve as if there were none.
+    fn parse(text: &str) -> Self {
+        let mut lines = text.lines();
+        let epoch = lines.next().and_then(|line| line.parse().ok()).unwrap_or_default();
+        Self { epoch, addresses: lines.filter(|line| !line.is_empty()).map(str::to_owned).collect() }
+    }
+
+    fn text(&self) -> String {
+        let lines = self.addresses.iter().map(|address| format!("\n{address}"));
+        format!("{}{}", self.epoch, lines.collect::<String>())
+    }
+
+    /// Leaves it for the next start.
+    pub fn leave(&self, dir: &Path) {
+        leave_note(dir, FENCED, &self.text());
+    }
+
+    /// Whether the answer is of that epoch, or of a later one, of the same cluster.
+    pub fn is_ended_by(&self, cluster: ClusterId, answer: &Answer) -> bool {
+        let ours = answer.founding.as_ref().is_some_and(|founding| founding.cluster == cluster);
+        let new = |epoch: Epoch| epoch == self.epoch || epoch.number > self.epoch.number;
+        ours && answer.epochs.len() == SHARDS.len() && answer.epochs.iter().all(|(_, epoch, _)| new(*epoch))
+    }
+}
 
 /// Makes the directory that of a replica of the newer epoch, which began at these points.
 pub fn rejoin(
@@ -67,4 +111,52 @@ pub fn rejoin(
     directory.set_kind(NodeKind::Replica)?;
     drop_note(&dir, FENCED)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_core::replica::Protocol;
+    use quorate_shared::ids::{NodeId, Nonce};
+
+    use super::*;
+    use crate::founding::mint;
+
+    fn answer(cluster: ClusterId, epochs: &[(u64, u64)]) -> Answer {
+        let founding = mint(vec![(NodeId::new(1), Nonce::default())], Protocol::Raft).unwrap();
+        let epochs = SHARDS.into_iter().zip(epochs);
+        Answer {
+            node: NodeId::new(2),
+            nonce: Nonce::default(),
+            voters: Vec::new(),
+            founding: Some(crate::peers::message::Founding { cluster, ..founding }),
+            master: None,
+            nodes: Vec::new(),
+            replicator: Protocol::Raft,
+            epochs: epochs
+                .map(|(shard, (number, id))| (shard, Epoch { number: *number, id: *id }, EpochStart::default()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn only_its_own_cluster_in_that_epoch_ends_the_wait() {
+        let ours = ClusterId([1; 16]);
+        let fenced = Fenced { epoch: Epoch { number: 2, id: 7 }, addresses: BTreeSet::new() };
+        let ends = |epochs: &[(u64, u64)]| fenced.is_ended_by(ours, &answer(ours, epochs));
+        assert!(ends(&[(2, 7), (2, 7)]) && ends(&[(3, 9), (3, 9)]) && ends(&[(2, 7), (3, 9)]));
+        assert!(!ends(&[(2, 7), (1, 1)]), "one shard is not there yet");
+        assert!(!ends(&[(2, 8), (2, 8)]), "a rival epoch");
+        assert!(!ends(&[]) && !ends(&[(2, 7)]), "it has nothing open");
+        assert!(!fenced.is_ended_by(ours, &answer(ClusterId([2; 16]), &[(2, 7), (2, 7)])), "another cluster");
+    }
+
+    #[test]
+    fn the_note_is_read_as_it_was_left() {
+        let addresses = ["a:1", "b:2"].map(str::to_owned).into();
+        let fenced = Fenced { epoch: Epoch { number: 2, id: 7 }, addresses };
+        assert_eq!(fenced.text(), "2 7\na:1\nb:2");
+        assert_eq!(Fenced::parse(&fenced.text()), fenced);
+        let none = Fenced { addresses: BTreeSet::new(), ..fenced };
+        assert_eq!(Fenced::parse(&none.text()), none);
+    }
 }

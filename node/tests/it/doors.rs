@@ -118,6 +118,7 @@ fn a_node_of_another_cluster_is_refused() {
             to: Some(NodeId::new(1)),
             nonce: Nonce([1; 16]),
             channel: PeerChannel::Consensus,
+            address: "127.0.0.1:1".into(),
         };
         connection.writer.send(&Hello::Peer(hello)).await.unwrap();
         let greeting = connection.reader.message::<Greeting>().await.unwrap();

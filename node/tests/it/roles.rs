@@ -272,6 +272,12 @@ fn a_second_node_of_one_number_is_refused() {
     cluster.wait_ready();
 }
 
+/// The suffix files a fenced node has written.
+fn suffixes(data: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let files = data.read_dir().unwrap().flatten().map(|entry| entry.path());
+    files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("suffix-")).collect()
+}
+
 fn role(cluster: &TestCluster, asked: u64, node: u64) -> Result<String, String> {
     let status = cluster.nodes[&asked].status()?;
     let nodes = status["nodes"].as_array().ok_or("no nodes")?;
@@ -280,6 +286,45 @@ fn role(cluster: &TestCluster, asked: u64, node: u64) -> Result<String, String> 
         return Err(format!("unreachable: {one}"));
     }
     Ok(one["kind"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_promoted_replica_fences_the_old_master_which_rejoins_as_a_replica() {
+    let mut cluster = TestCluster::started(1, 1);
+    let (mut sql, mut id) = (Sql::on(&cluster.nodes[&1]), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    eventually("the replica follows", || cluster.nodes[&2].caught_up(&cluster.nodes[&1]));
+    let promote = |accept_loss| AdminAction::Promote { accept_loss };
+    let mut replica = Sql::on(&cluster.nodes[&2]);
+    let why = replica.refused(promote(false));
+    assert!(why.contains("MasterAlive: n1 leads s0"), "{why}");
+    let why = sql.refused(promote(true));
+    assert!(why.contains("NotReplica: n1 votes"), "{why}");
+    // Cut off from its replica, the old master acknowledges what nobody else will ever have.
+    cluster.node(2).kill();
+    sql.must("INSERT INTO t VALUES (1000)");
+    cluster.node(1).kill();
+    cluster.node(2).start();
+    let plan = eventually("the old master is known to be gone", || {
+        let end = Sql::on(&cluster.nodes[&2]).admin(promote(false), true).map_err(|e| e.to_string())?;
+        if end.refused() { Err(format!("{end:?}")) } else { Ok(end) }
+    });
+    assert!(plan.plan.warnings.iter().any(|w| w.contains("what n1 acknowledged")), "{plan:?}");
+    let facts = Sql::on(&cluster.nodes[&2]).act(promote(true));
+    assert_eq!((facts["master"].as_str(), facts["epoch"].as_str()), ("n2", "2"));
+    let mut master = Sql::on(&cluster.nodes[&2]);
+    writes(&mut master, &mut id);
+    // It comes back, is fenced, writes out what only it has, and follows.
+    cluster.node(1).start();
+    eventually("the old master follows as a replica", || match role(&cluster, 2, 1)?.as_str() {
+        "replica" => cluster.nodes[&1].caught_up(&cluster.nodes[&2]),
+        other => Err(other.to_owned()),
+    });
+    assert!(!suffixes(&cluster.nodes[&1].data).is_empty(), "what only it had is in a file");
+    writes(&mut master, &mut id);
+    let mut old = Sql::on(&cluster.nodes[&1]);
+    assert_eq!(old.number("SELECT count(*) FROM t"), id, "the row that was lost is not there");
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn peer(channel: PeerChannel) -> Hello {
         to: Some(NodeId::new(3)),
         nonce: Nonce([9; 16]),
         channel,
+        address: "a:1".into(),
     })
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn carry_out(runner: &Runner, work: &Promotion, steps: &Steps) 
     let id = random.iter().take(8).fold(0u64, |id, byte| (id << 8) | u64::from(*byte));
     let epoch = Epoch { number: work.number, id };
     let directory = runner.reports.data();
-    store::leave_note(directory, store::PROMOTE, &format!("{} {}", epoch.number, epoch.id));
+    store::leave_note(directory, store::PROMOTE, &epoch.to_string());
     if !directory.join(store::PROMOTE).exists() {
         let error = WireError::new(Code::Internal, "the note of the new epoch cannot be written");
         return steps.failed(0, error).await;

@@ -439,6 +439,7 @@ async fn peers_are_handed_on() {
         to: None,
         nonce: Nonce::default(),
         channel: PeerChannel::Founding,
+        address: String::new(),
     };
     connection.writer.send(&Hello::Peer(hello)).await.unwrap();
     let mut said = Vec::new();
