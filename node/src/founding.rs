@@ -71,7 +71,10 @@ pub fn judge(
                 None => {
                     let others: Vec<NodeId> = founding.members.iter().map(|m| m.node).collect();
                     let cluster = founding.cluster;
-                    waiting.push(format!("{node} belongs to cluster {cluster}, whose voters are {}", names(&others)));
+                    waiting.push(format!(
+                        "OtherCluster: {node} belongs to cluster {cluster}, whose voters are {}",
+                        names(&others)
+                    ));
                 }
             }
         } else if !same_set(&answer.voters, voters) {

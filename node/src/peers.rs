@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use quorate_core::shard::Input;
+use quorate_shared::error::Code;
 use quorate_shared::ids::{Epoch, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::wire::{Greeting, NodeAddress, PeerChannel, PeerHello};
 use tokio::net::TcpStream;
@@ -125,6 +126,8 @@ pub struct Peers {
     cut_off: Mutex<Option<Epoch>>,
     /// Nodes in another epoch of the same number as this node's.
     rivals: Mutex<BTreeMap<NodeId, Epoch>>,
+    /// What was logged once.
+    told: Mutex<BTreeSet<(NodeId, String)>>,
     /// Who said that this node was removed, and how.
     expelled: Mutex<Option<String>>,
     /// The data directory each node last came from.
@@ -172,6 +175,7 @@ impl Peers {
             newer: Mutex::default(),
             cut_off: Mutex::default(),
             rivals: Mutex::default(),
+            told: Mutex::default(),
             expelled: Mutex::default(),
             requests: RwLock::default(),
             heard: RwLock::default(),
@@ -597,7 +601,9 @@ impl Peers {
         stream.set_nodelay(true)?;
         frame::keep_alive(&stream);
         if let Some(error) = self.refusal(&hello) {
-            tracing::debug!(peer = %hello.node, why = %error, "refused a peer");
+            if error.code != Code::Retry {
+                self.tell_once(hello.node, &error.to_string(), "refused a peer");
+            }
             return frame::write(&mut stream, &Greeting::Refused(error)).await;
         }
         write(&self.nonces).insert(hello.node, hello.nonce);

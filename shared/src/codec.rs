@@ -63,7 +63,7 @@ pub enum CodecError {
     #[error("this is not a Quorate node or client: it said {0:?}")]
     Stranger(String),
     /// The other side speaks other versions only.
-    #[error("it speaks protocol versions {} to {}, this program {} to {}", .0.lowest, .0.highest, Preface::OURS.lowest, Preface::OURS.highest)]
+    #[error("OtherVersion: it speaks protocol versions {} to {}, this program {} to {}", .0.lowest, .0.highest, Preface::OURS.lowest, Preface::OURS.highest)]
     Version(Preface),
     /// Nothing, or not enough, came in time.
     #[error("no handshake within {} ms", .0.as_millis())]
@@ -453,7 +453,7 @@ pub async fn refuse_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, erro
              HTTP has its own port (--http)\r\n"
         ),
         CodecError::Version(theirs) => format!(
-            "quorate: refused: you speak protocol versions {} to {}, this node {} to {}\r\n",
+            "quorate: refused: OtherVersion: you speak protocol versions {} to {}, this node {} to {}\r\n",
             theirs.lowest,
             theirs.highest,
             Preface::OURS.lowest,

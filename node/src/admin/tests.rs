@@ -298,6 +298,17 @@ fn what_nodes_say_of_themselves() {
 }
 
 #[test]
+fn two_epochs_of_one_number_are_one_problem() {
+    let mut gathered = healthy();
+    let other = Epoch { number: 1, id: 2 };
+    for node in [1, 2] {
+        with(&mut gathered, node, |report| report.rivals = vec![(NodeId::new(3), other)]);
+    }
+    silence(&mut gathered, 3, Some(60_000));
+    assert_eq!(named(&picture(&gathered)), ["TwoEpochs n3 critical"], "not down besides");
+}
+
+#[test]
 fn a_node_of_another_cluster_is_no_answer() {
     let mut gathered = healthy();
     with(&mut gathered, 2, |report| report.cluster = Some(ClusterId([8; 16])));

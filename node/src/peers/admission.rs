@@ -6,6 +6,8 @@
 //!
 //! Invariant: of two epochs of one number neither lets the other in, on any channel but the founding one.
 
+use std::io;
+
 use quorate_core::epoch::{self, Relation};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{Epoch, NodeId};
@@ -21,6 +23,8 @@ const OVER: &str = "EpochOver: ";
 const RIVAL: &str = "TwoEpochs: ";
 /// Nodes of a rival epoch that are remembered.
 const RIVALS_MAX: usize = 64;
+/// Reasons remembered for which a node was not let in.
+const TOLD_MAX: usize = 256;
 /// A node that was heard within this time is there: another one of its number is refused.
 const TWIN_MS: u64 = 3_000;
 
@@ -28,7 +32,18 @@ impl Peers {
     /// Why a connection to a node could not be made; remembers what its refusal says of this node.
     pub(super) fn heed(&self, node: NodeId, error: &frame::ConnectError) -> String {
         let text = error.to_string();
-        let frame::ConnectError::Refused(refusal) = error else { return text };
+        let refusal = match error {
+            frame::ConnectError::Refused(refusal) => refusal,
+            frame::ConnectError::Io(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.tell_once(node, &text, "a peer cannot be understood");
+                }
+                return text;
+            }
+        };
+        if refusal.code != Code::Retry {
+            self.tell_once(node, &text, "a peer has refused this node");
+        }
         if let Some(why) = refusal.message.strip_prefix(REMOVED) {
             *get(&self.expelled) = Some(why.to_owned());
         }
@@ -39,6 +54,15 @@ impl Peers {
             _ => {}
         }
         text
+    }
+
+    /// Logs why a node and this one do not come together, once for each kind of reason.
+    pub(super) fn tell_once(&self, node: NodeId, why: &str, what: &str) {
+        let name = why.split_once(':').map_or(why, |(name, _)| name).to_owned();
+        let mut told = get(&self.told);
+        if told.len() < TOLD_MAX && told.insert((node, name)) {
+            tracing::warn!(peer = %node, %why, "{what}");
+        }
     }
 
     /// Who said that this node was removed from the cluster, if anybody did.
@@ -64,7 +88,8 @@ impl Peers {
         };
         if hello.cluster != Some(founding.cluster) {
             let theirs = hello.cluster.map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
-            return denied(format!("{} belongs to {theirs}, {} to cluster {}", hello.node, self.me, founding.cluster));
+            let (node, me, ours) = (hello.node, self.me, founding.cluster);
+            return denied(format!("OtherCluster: {node} belongs to {theirs}, {me} to cluster {ours}"));
         }
         let events = read(&self.events).clone();
         let removed = events.is_some_and(|events| events.removed(hello.node));

@@ -126,7 +126,11 @@ async fn handshake(address: &str, hello: &PeerHello) -> Result<(TcpStream, Bytes
     stream.read_exact(&mut theirs).await?;
     let theirs = Preface::decode(&theirs).ok_or_else(|| invalid("something that is not Quorate answers there"))?;
     if Preface::OURS.agree(theirs).is_none() {
-        return Err(invalid(format!("it speaks protocol versions {} to {}", theirs.lowest, theirs.highest)).into());
+        return Err(invalid(format!(
+            "OtherVersion: it speaks protocol versions {} to {}",
+            theirs.lowest, theirs.highest
+        ))
+        .into());
     }
     let mut buffer = BytesMut::new();
     match read(&mut stream, &mut buffer).await? {

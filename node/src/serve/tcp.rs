@@ -5,15 +5,17 @@
 //!
 //! On shutdown the door closes, sessions end after the statement they are running, and those that do not are dropped.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quorate_shared::codec::{self, CodecError, Connection, HANDSHAKE};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::limits::{FRAME_BYTES_MAX, HANDSHAKES_MAX, HELLO_BYTES_MAX, SESSIONS_MAX};
-use quorate_shared::wire::{ClientHello, Greeting, Hello, Welcome};
+use quorate_shared::wire::{ClientHello, Greeting, Hello, Preface, Welcome};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,8 @@ use crate::router::Router;
 
 /// Pauses after a failed accept (out of file descriptors, most of the time).
 const ACCEPT_PAUSE_MS: (u64, u64) = (5, 1_000);
+/// Refused versions that are remembered.
+const TOLD_MAX: usize = 64;
 /// How long sessions may go on after the door is told to close.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -46,6 +50,8 @@ pub struct Door {
     /// Sessions that are open.
     pub registry: Arc<Registry>,
     streams: OnceLock<Arc<dyn Streams>>,
+    /// Versions that were refused and logged, by address.
+    told: Mutex<BTreeSet<(IpAddr, u16, u16)>>,
 }
 
 impl Door {
@@ -57,8 +63,8 @@ impl Door {
         peers: Arc<dyn PeerDoor>,
         meters: Arc<Meters>,
     ) -> Arc<Self> {
-        let (registry, streams) = (Arc::default(), OnceLock::new());
-        Arc::new(Self { router, reports, sessions, peers, meters, registry, streams })
+        let (registry, streams, told) = (Arc::default(), OnceLock::new(), Mutex::default());
+        Arc::new(Self { router, reports, sessions, peers, meters, registry, streams, told })
     }
 
     /// Serves streams of the log, too.
@@ -136,9 +142,15 @@ impl Door {
 
     /// Finds out who has connected, and serves it until it goes.
     async fn welcome(self: Arc<Self>, stream: TcpStream, permit: tokio::sync::OwnedSemaphorePermit) {
+        let address = stream.peer_addr().ok();
         let mut connection = match codec::accept(stream).await {
             Ok(connection) => connection,
-            Err(error) => return self.refused("?", &error),
+            Err(error) => {
+                if let (CodecError::Version(theirs), Some(address)) = (&error, address) {
+                    self.tell_once(address.ip(), *theirs, &error);
+                }
+                return self.refused(&address.map(|a| a.to_string()).unwrap_or_default(), &error);
+            }
         };
         let from = connection.peer();
         connection.reader.set_limit(HELLO_BYTES_MAX);
@@ -213,6 +225,14 @@ impl Door {
             master: self.router.master(),
             nodes: self.router.nodes(),
             database: statements.database(),
+        }
+    }
+
+    /// Who speaks another version tries for ever: it is worth a line, not more.
+    fn tell_once(&self, from: IpAddr, versions: Preface, error: &CodecError) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD_MAX && told.insert((from, versions.lowest, versions.highest)) {
+            tracing::warn!(%from, %error, "connection refused");
         }
     }
 

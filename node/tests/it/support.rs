@@ -130,6 +130,14 @@ impl TestNode {
         }
     }
 
+    /// From the next start on it is somewhere else.
+    pub fn moves(&mut self) {
+        assert!(self.child.is_none());
+        self.port = free_port();
+        let address = self.address();
+        self.set_flag("--listen", &address);
+    }
+
     fn hook(&self, part: &str) -> PathBuf {
         self.log.with_extension("hooks").join(part)
     }
