@@ -123,7 +123,10 @@ fn strangers_get_one_readable_line() {
 fn other_versions_are_told_which_are_spoken() {
     let said = told(b"QUORATE\n\0\x07\0\x09");
     assert!(said.starts_with("QUORATE\n"), "our preface comes first, for a program to read: {said}");
-    assert!(said.ends_with("quorate: refused: you speak protocol versions 7 to 9, this node 1 to 1\r\n"), "{said}");
+    assert!(
+        said.ends_with("quorate: refused: OtherVersion: you speak protocol versions 7 to 9, this node 1 to 1\r\n"),
+        "{said}"
+    );
 }
 
 #[test]
