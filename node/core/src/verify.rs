@@ -7,8 +7,9 @@
 //! else kept (the engine, another node, an anchor). A chain alone proves only that nothing changed *by accident*: who
 //! edits an entry can recompute everything behind it. A mark from outside proves the rest, up to its index.
 //!
-//! [`TreeWalk`] reads every key of a tree that nobody writes: each value's checksum, each key's form, and per storage the
-//! digest of the current rows, compared with what the machine kept while it applied. [`Ranges`] sums rows as of a
+//! [`TreeWalk`] reads every key of a tree that nobody writes: whether the engine holds what was written to it
+//! ([`Tree::check`]), each value's checksum, each key's form, and per storage the digest of the current rows, compared with
+//! what the machine kept while it applied. [`Ranges`] sums rows as of a
 //! timestamp, range by range, so that replicas can be compared while writes go on.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -237,6 +238,8 @@ pub struct TreeWalk {
     computed: BTreeMap<TableId, Digest>,
     marks: Vec<Mark>,
     rest: KeyRange,
+    /// The engine's own round is over.
+    checked: bool,
     proof: TreeProof,
 }
 
@@ -247,11 +250,15 @@ impl TreeWalk {
         let proof = TreeProof { applied: state.index, chain: state.chain, ..TreeProof::default() };
         let applied = Mark { index: state.index, chain: state.chain, whose: "the engine's applied record".into() };
         let rest = KeyRange { start: Bytes::new(), end: None };
-        Ok(Self { tree, state, computed: BTreeMap::new(), marks: vec![applied], rest, proof })
+        Ok(Self { tree, state, computed: BTreeMap::new(), marks: vec![applied], rest, checked: false, proof })
     }
 
     /// Looks at up to `budget` keys more; whether those were the last.
     pub fn step(&mut self, budget: usize) -> Result<bool, Fatal> {
+        if !self.checked {
+            self.checked = self.tree.check(budget)?;
+            return Ok(false);
+        }
         let mut last = None;
         let mut seen = 0;
         for item in self.tree.scan(&self.rest, false) {

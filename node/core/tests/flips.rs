@@ -7,12 +7,11 @@ mod suite;
 use suite::{Class, Seen};
 
 #[test]
-fn every_flipped_bit_of_a_closed_node_is_noticed() {
+fn every_flipped_bit_is_noticed_or_without_effect() {
     let count = std::env::var("QUORATE_FLIPS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let mut missed = Vec::new();
     let tally = suite::run(0..count, |number, seen, said| {
-        // A gap that is known and stated in the README: a flip in what the engine of a killed node had not flushed yet.
-        if seen == Seen::Missed && !said.starts_with("killed engine/") {
+        if seen == Seen::Missed {
             missed.push(format!("flip {number}: {said}"));
         }
     });

@@ -69,6 +69,11 @@ pub fn prepare(data: &Path, log: &mut dyn Log, reader: &dyn LogReader) -> Result
     Ok(Ok(installing))
 }
 
+/// How far the tree of a shard is; `None`: it is new, or was not filled to its end.
+pub fn applied(engine: &SledEngine, shard: ShardId) -> Result<Option<Index>, Fatal> {
+    applied_in(&*engine.tree(&shard.to_string())?)
+}
+
 /// The tree of a shard, filled from a snapshot where the log alone cannot: one was received, or the tree is behind the
 /// log's base (or new, in an engine that is rebuilt).
 pub fn tree(
@@ -82,7 +87,7 @@ pub fn tree(
     let tree = engine.tree(&name)?;
     let path = match installing.0.get(&shard) {
         Some(path) => path.clone(),
-        None => match applied_in(&*tree)? {
+        None => match applied(engine, shard)? {
             Some(index) if index >= bounds.base.index => return Ok(tree),
             None if bounds.base.index.get() == 0 => return Ok(tree),
             _ => base_file(data, &bounds.base, bounds)?,

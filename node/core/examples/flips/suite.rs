@@ -1,9 +1,11 @@
 //! Bit flips: what a closed or killed node's files come to when one bit of them is not what was written.
 //!
 //! A *scene* is a node's data directory as it was left: log segments, a snapshot, an engine. For each flip a copy gets one
-//! random bit of one file turned over and goes through what a node and its operator do: open, verify, and (for the
-//! engine) scrub. It must be *noticed*, with the right file named; or, if nothing complains, everything that is read must
-//! be equal to what was written (*without effect*: a bit in space that nobody uses). Anything else is *missed*.
+//! random bit of one file turned over and goes through what a node and its operator do: open, apply what the log has more,
+//! verify, and (for the engine) scrub. It must be *noticed*, with the right file named; or, if nothing complains, *without
+//! effect*: the bit is in space that nobody uses, or of something that the log says again. That is decided by comparing:
+//! every key and value of the tree, history, clients' results, sequences and checkpoints included, must be what they are
+//! without the flip (of a log: the hash chain up to the last entry). Anything else is *missed*.
 //!
 //! Scenes: `closed`, after a clean close, when the engine is sealed and the log must be whole to its end; `killed`, when
 //! the engine has no seal and the end of the log may be an interrupted write, and what the engine lost is applied again.
@@ -27,7 +29,9 @@ use quorate_core::log::{BaseRecord, HardState, Log, LogEntry, LogReader, LogReco
 use quorate_core::machine::{Machine, Scrub};
 use quorate_core::snapshot::file::{Writer, verify as verify_snapshot};
 use quorate_core::verify::{ChainWalk, TreeWalk};
-use quorate_shared::ids::{Epoch, Hash, Index, IndexId, ReplicaId, ShardId, TableId, Term, Timestamp};
+use quorate_shared::ids::{
+    ClientId, Epoch, Hash, Index, IndexId, ReplicaId, ShardId, TableId, Term, Timestamp, WriteId,
+};
 
 const S1: ShardId = ShardId::DATA;
 const R: ReplicaId = ReplicaId::new(1);
@@ -107,7 +111,10 @@ fn entries() -> Vec<LogEntry> {
         let size = if random.below(40) == 0 { 9_000 } else { 20 + random.below(300) };
         let row =
             (random.below(8) != 0).then(|| Bytes::from((0..size).map(|_| random.next() as u8).collect::<Vec<_>>()));
-        let t = Transaction { writes: vec![(key, row)], ..Transaction::default() };
+        // Clients' results and sequences are in no digest.
+        let client = (i % 3 == 0).then(|| WriteId { client: ClientId([(i % 7) as u8; 16]), seq: i });
+        let sequences = if i % 50 == 0 { vec![(TableId::new(7), i as i64)] } else { Vec::new() };
+        let t = Transaction { write: client, writes: vec![(key, row)], sequences, ..Transaction::default() };
         let body = Body::Write(vec![t]);
         let e = Entry { index: Index::new(i), previous: chain, timestamp: Timestamp::new(i, 0), body };
         let e = LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };

@@ -203,6 +203,10 @@ impl Tree for BehindTree {
         while self.read().bytes > PENDING_BYTES_MAX && self.drain()? {}
         Ok(())
     }
+
+    fn check(&self, budget: usize) -> Result<bool, Fatal> {
+        self.below.check(budget)
+    }
 }
 
 /// Keys on their way in a part of a range, and what is below in the same part.

@@ -75,4 +75,8 @@ impl Tree for MirrorTree {
         self.first.write(batch.clone())?;
         self.second.write(batch)
     }
+
+    fn check(&self, budget: usize) -> Result<bool, Fatal> {
+        self.first.check(budget)
+    }
 }

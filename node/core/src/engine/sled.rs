@@ -5,6 +5,7 @@
 //! - no value is larger than [`ENGINE_VALUE_BYTES_MAX`]: sled puts large leaves into blob files that it never syncs. What
 //!   is larger is cut into `ff/<version>/<chunk>` keys, and its own key holds a pointer. The chunks of a value are never
 //!   changed; a reader that finds them gone was overtaken by a write and reads the key again;
+//! - each tree has a sum over everything in it, see `sum`: sled loses what a damaged message said when it recovers;
 //! - a panic inside sled is an error. After any error the engine refuses everything (half a batch may be visible);
 //! - trust across starts, see [`trust`].
 //!
@@ -15,12 +16,14 @@
 //! overflow. Chunk: crc32c u32 (of key and bytes), bytes.
 
 mod seal;
+mod sum;
 pub mod trust;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +32,8 @@ use quorate_shared::limits::{ENGINE_VALUE_BYTES_MAX, ENTRY_BYTES_MAX};
 use crate::engine::{Batch, Engine, KeyRange, ScanItem, Tree};
 use crate::error::Fatal;
 use crate::keys::ENGINE_PREFIX;
+
+use self::sum::{Round, Sum, Summed};
 
 const INLINE: u8 = 0;
 const OVERFLOW: u8 = 1;
@@ -47,6 +52,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 pub struct SledEngine {
     db: sled::Db,
     dir: PathBuf,
+    /// The open ones: a tree has one handle, as it has one sum.
+    trees: Mutex<BTreeMap<String, Arc<SledTree>>>,
     failed: Arc<Failed>,
 }
 
@@ -74,8 +81,10 @@ impl Failed {
 struct SledTree {
     tree: sled::Tree,
     failed: Arc<Failed>,
-    /// The next overflow version; 0 while the tree has never had an overflow.
+    /// The next overflow version.
     next_version: AtomicU64,
+    /// Held while a batch is written and during a step of a round.
+    summed: Mutex<Summed>,
 }
 
 impl SledEngine {
@@ -95,7 +104,7 @@ impl SledEngine {
                 Err(e) => return Err(e),
             }
         };
-        let engine = Self { db, dir: dir.to_owned(), failed };
+        let engine = Self { db, dir: dir.to_owned(), trees: Mutex::default(), failed };
         engine.assert_no_blobs()?;
         Ok(engine)
     }
@@ -127,17 +136,39 @@ impl SledEngine {
 
 impl Engine for SledEngine {
     fn tree(&self, name: &str) -> Result<Arc<dyn Tree>, Fatal> {
-        let (tree, newest) = guarded(&self.failed, "open a tree", || {
+        let mut trees = lock(&self.trees);
+        if let Some(tree) = trees.get(name) {
+            return Ok(tree.clone());
+        }
+        let (tree, newest, first, stored) = guarded(&self.failed, "open a tree", || {
             let tree = self.db.open_tree(name)?;
             let newest = tree.range([ENGINE_PREFIX]..).keys().next_back().transpose()?;
-            Ok((tree, newest))
+            let first = tree.iter().keys().next().transpose()?;
+            let stored = tree.get(sum::KEY)?;
+            Ok((tree, newest, first, stored))
         })?;
+        let total = match (first, stored) {
+            (None, None) => Some(Sum::default()),
+            (_, stored) => stored.and_then(|stored| Sum::decode(&stored)),
+        };
+        let Some(total) = total else {
+            let what = format!("the tree {name} has lost its sum");
+            self.failed.damaged(&what);
+            return Err(Fatal::new("open a tree", what));
+        };
         let version = newest.and_then(|key| key.get(1..9)?.try_into().ok()).map(u64::from_be_bytes);
-        let next_version = AtomicU64::new(version.map_or(0, |v| v + 1));
-        Ok(Arc::new(SledTree { tree, failed: Arc::clone(&self.failed), next_version }))
+        let tree = Arc::new(SledTree {
+            tree,
+            failed: Arc::clone(&self.failed),
+            next_version: AtomicU64::new(version.map_or(1, |v| v + 1)),
+            summed: Mutex::new(Summed { total, round: None }),
+        });
+        trees.insert(name.to_owned(), tree.clone());
+        Ok(tree)
     }
 
     fn drop_tree(&self, name: &str) -> Result<(), Fatal> {
+        lock(&self.trees).remove(name);
         guarded(&self.failed, "drop a tree", || self.db.drop_tree(name)).map(drop)
     }
 
@@ -154,6 +185,10 @@ impl Engine for SledEngine {
 #[expect(clippy::disallowed_methods, reason = "opening waits for another handle of this process, before anything runs")]
 fn pause() {
     std::thread::sleep(LOCK_PAUSE);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a call of sled; its errors and panics stop the engine.
@@ -266,19 +301,27 @@ impl SledTree {
         }
     }
 
-    /// Removes the chunks of a key's present value, if it has any.
-    fn drop_overflow(&self, key: &[u8], batch: &mut sled::Batch) -> Result<(), Fatal> {
-        if let Some(stored) = self.raw(key)?
-            && let Stored::Overflow { version, chunks, .. } = parse(key, &stored).ok_or_else(|| self.damaged(key))?
+    /// Puts a change of one stored value into a batch and its sum.
+    fn change(&self, key: &[u8], new: Option<&[u8]>, out: &mut Changes) -> Result<(), Fatal> {
+        let old = self.raw(key)?;
+        if let Some(stored) = &old
+            && let Stored::Overflow { version, chunks, .. } = parse(key, stored).ok_or_else(|| self.damaged(key))?
         {
-            (0..chunks).for_each(|chunk| batch.remove(&chunk_key(version, chunk)));
+            for chunk in (0..chunks).map(|chunk| chunk_key(version, chunk)) {
+                let old = self.raw(&chunk)?;
+                out.summed.change(&chunk, old.as_deref(), None);
+                out.batch.remove(&chunk);
+            }
+        }
+        out.summed.change(key, old.as_deref(), new);
+        match new {
+            Some(new) => out.batch.insert(key, new),
+            None => out.batch.remove(key),
         }
         Ok(())
     }
 
-    fn put_overflow(&self, key: &[u8], value: &[u8], scratch: &mut Vec<u8>, batch: &mut sled::Batch) {
-        // Version 0 means that there has never been one.
-        let _ = self.next_version.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst);
+    fn put_overflow(&self, key: &[u8], value: &[u8], scratch: &mut Vec<u8>, out: &mut Changes) -> Result<(), Fatal> {
         let version = self.next_version.fetch_add(1, Ordering::SeqCst);
         for (chunk, part) in (0u32..).zip(value.chunks(CHUNK)) {
             let chunk_key = chunk_key(version, chunk);
@@ -286,11 +329,36 @@ impl SledTree {
             scratch.extend_from_slice(&[0; 4]);
             scratch.extend_from_slice(part);
             seal(scratch, &chunk_key);
-            batch.insert(&chunk_key, &scratch[..]);
+            // The version is new, so nothing is there yet.
+            out.summed.change(&chunk_key, None, Some(scratch));
+            out.batch.insert(&chunk_key, &scratch[..]);
         }
         encode_pointer(scratch, key, version, value.len());
-        batch.insert(key, &scratch[..]);
+        self.change(key, Some(scratch), out)
     }
+
+    /// Looks at up to `budget` more keys; whether the round has come to its end.
+    fn step(&self, round: &mut Round, budget: usize) -> Result<bool, Fatal> {
+        let mut iter = self.tree.range(&round.next[..]..);
+        for _ in 0..budget {
+            let next = guarded(&self.failed, "check the engine", || iter.next().transpose())?;
+            let Some((key, stored)) = next else { return Ok(true) };
+            if key[..] != sum::KEY {
+                unseal(&key, &stored).ok_or_else(|| self.damaged(&key))?;
+                round.seen.add(&stored);
+            }
+            round.next.clear();
+            round.next.extend_from_slice(&key);
+            round.next.push(0);
+        }
+        Ok(false)
+    }
+}
+
+/// A batch on its way, and the sum as it will leave it.
+struct Changes {
+    batch: sled::Batch,
+    summed: Summed,
 }
 
 impl Tree for SledTree {
@@ -314,24 +382,21 @@ impl Tree for SledTree {
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fatal> {
-        let mut out = sled::Batch::default();
+        let mut summed = lock(&self.summed);
+        let mut out = Changes { batch: sled::Batch::default(), summed: summed.clone() };
         let mut scratch = Vec::with_capacity(512);
-        let has_overflow = self.next_version.load(Ordering::SeqCst) != 0;
         for (key, value) in &batch.writes {
             if key.first() == Some(&ENGINE_PREFIX) {
                 return Err(Fatal::new("write to the engine", "a key has the engine's own prefix"));
             }
-            if has_overflow {
-                self.drop_overflow(key, &mut out)?;
-            }
             match value {
-                None => out.remove(&key[..]),
+                None => self.change(key, None, &mut out)?,
                 Some(value) if value.len() + HEAD <= ENGINE_VALUE_BYTES_MAX => {
                     encode_inline(&mut scratch, key, value);
-                    out.insert(&key[..], &scratch[..]);
+                    self.change(key, Some(&scratch), &mut out)?;
                 }
                 Some(value) if value.len() <= ENTRY_BYTES_MAX => {
-                    self.put_overflow(key, value, &mut scratch, &mut out);
+                    self.put_overflow(key, value, &mut scratch, &mut out)?;
                 }
                 Some(value) => {
                     let cause = format!("a value of {} bytes is too large", value.len());
@@ -339,7 +404,25 @@ impl Tree for SledTree {
                 }
             }
         }
-        guarded(&self.failed, "write to the engine", || self.tree.apply_batch(out))
+        out.batch.insert(&sum::KEY, out.summed.total.encode());
+        guarded(&self.failed, "write to the engine", || self.tree.apply_batch(out.batch))?;
+        *summed = out.summed;
+        Ok(())
+    }
+
+    fn check(&self, budget: usize) -> Result<bool, Fatal> {
+        let mut summed = lock(&self.summed);
+        let mut round = summed.round.take().unwrap_or_default();
+        if !self.step(&mut round, budget)? {
+            summed.round = Some(round);
+            return Ok(false);
+        }
+        if round.seen != summed.total {
+            let what = format!("it holds {:?}, but {:?} was written to it", round.seen, summed.total);
+            self.failed.damaged(&what);
+            return Err(Fatal::new("check the engine", what));
+        }
+        Ok(true)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The scrub: recomputes the digests from the rows and compares.
 //!
-//! It reads the versions as of the state it began with, so writes go on meanwhile and any thread may run it. Equal chain
-//! and unequal digest means that the replica has diverged.
+//! First the engine compares what the tree holds with what was written to it ([`Tree::check`]): that covers what is in no
+//! digest, as history, clients' results and sequences. Then it reads the versions as of the state it began with. Writes go
+//! on meanwhile and any thread may run it. Equal chain and unequal digest means that the replica has diverged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct Scrub {
     expected: BTreeMap<TableId, Digest>,
     computed: BTreeMap<TableId, Digest>,
     rest: KeyRange,
+    /// The engine's own round is over.
+    checked: bool,
 }
 
 impl Machine {
@@ -29,13 +32,7 @@ impl Machine {
         // Storages without a table are being purged: their rows go without history. The catalog's digest is 0.
         let live = self.state.tables.values().map(|t| t.storage).chain([TableId::new(0)]);
         let expected = live.map(|id| (id, self.state.digests.get(&id).copied().unwrap_or_default()));
-        Scrub {
-            snapshot: Snapshot::new(self.tree.clone(), self.state.timestamp),
-            expected: expected.collect(),
-            computed: BTreeMap::new(),
-            // Catalog, then data.
-            rest: keys::rows_range(),
-        }
+        Scrub::new(Snapshot::new(self.tree.clone(), self.state.timestamp), expected.collect())
     }
 }
 
@@ -63,8 +60,8 @@ impl Scrub {
 
     fn new(snapshot: Snapshot, expected: BTreeMap<TableId, Digest>) -> Self {
         // Catalog, then data.
-        let rest = KeyRange { start: keys::catalog_range().start, end: Some(keys::history_range().start) };
-        Self { snapshot, expected, computed: BTreeMap::new(), rest }
+        let rest = keys::rows_range();
+        Self { snapshot, expected, computed: BTreeMap::new(), rest, checked: false }
     }
 
     #[cfg(test)]
@@ -72,8 +69,12 @@ impl Scrub {
         self.expected = expected;
     }
 
-    /// Looks at up to `budget` rows; at the end, the storages whose digest is not what it should be.
+    /// Looks at up to `budget` keys or rows; at the end, the storages whose digest is not what it should be.
     pub fn step(&mut self, budget: usize) -> Result<Option<Vec<TableId>>, Fatal> {
+        if !self.checked {
+            self.checked = self.snapshot.tree.check(budget)?;
+            return Ok(None);
+        }
         let mut seen = 0;
         let mut last = None;
         for item in self.snapshot.scan(&self.rest, false) {

@@ -63,7 +63,7 @@ fn large_values_overflow_and_leave_nothing_behind() {
         tree.write(batch(&[(b"a", None), (b"b", big(3))])).unwrap();
         assert_eq!(tree.scan(&everything(), false).count(), 1);
     }
-    assert_eq!(stored_keys(dir.path()), 1);
+    assert_eq!(stored_keys(dir.path()), 2, "one, and the sum");
 }
 
 #[test]
@@ -88,6 +88,77 @@ fn a_value_that_lacks_its_chunks_is_an_error() {
     tree.write(batch(&[(b"b", Some(vec![2; 9000]))])).unwrap();
     engine.db.open_tree("t").unwrap().remove(chunk_key(1, 2)).unwrap();
     assert!(tree.get(b"b").unwrap_err().to_string().contains("62"));
+}
+
+#[test]
+fn what_is_missing_or_back_is_noticed() {
+    let rows: Vec<(Vec<u8>, Option<Vec<u8>>)> = (0..200u8).map(|n| (vec![1, n], Some(vec![n; 30]))).collect();
+    let rows: Vec<(&[u8], Option<Vec<u8>>)> = rows.iter().map(|(k, v)| (&k[..], v.clone())).collect();
+    let checked = |tree: &dyn Tree| loop {
+        match tree.check(50) {
+            Ok(false) => {}
+            other => return other,
+        }
+    };
+    // What sled does with a damaged message: a change is not there.
+    type Loss = fn(&sled::Tree, sled::IVec);
+    let losses: [Loss; 4] = [
+        |_, _| {},
+        |tree, _| drop(tree.remove([1, 7]).unwrap()),
+        |tree, older| drop(tree.insert([1, 3], older).unwrap()),
+        |tree, _| drop(tree.remove(chunk_key(2, 1)).unwrap()),
+    ];
+    for (number, lose) in losses.into_iter().enumerate() {
+        let dir = directory();
+        let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+        let tree = engine.tree("t").unwrap();
+        tree.write(batch(&rows)).unwrap();
+        let older = engine.db.open_tree("t").unwrap().get([1, 3]).unwrap().unwrap();
+        tree.write(batch(&[(&[1, 3], Some(vec![9])), (&[1, 4], None), (&[1, 200], Some(vec![5; 9000]))])).unwrap();
+        tree.write(batch(&[(&[1, 200], Some(vec![6; 9000])), (&[1, 201], Some(vec![]))])).unwrap();
+        lose(&engine.db.open_tree("t").unwrap(), older);
+        drop((tree, engine));
+        let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+        let tree = engine.tree("t").unwrap();
+        assert_eq!(checked(&*tree).is_ok(), number == 0, "loss {number}");
+        assert_eq!(engine.damage().is_some(), number != 0);
+    }
+}
+
+#[test]
+fn a_tree_without_its_sum_does_not_open() {
+    let dir = directory();
+    {
+        let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+        engine.tree("t").unwrap().write(batch(&[(b"a", Some(vec![1]))])).unwrap();
+        engine.db.open_tree("t").unwrap().remove(sum::KEY).unwrap();
+    }
+    let engine = SledEngine::open(dir.path(), CACHE).unwrap();
+    assert!(engine.tree("t").err().unwrap().to_string().contains("sum"));
+}
+
+/// Batches between the steps of a round, and across openings, never make a round fail.
+#[test]
+fn rounds_go_on_while_batches_are_written() {
+    let dir = directory();
+    let mut random = crate::sim::Rng::new(5);
+    let mut engine = SledEngine::open(dir.path(), CACHE).unwrap();
+    let mut tree = engine.tree("t").unwrap();
+    let mut rounds = 0;
+    for n in 0..2000u64 {
+        let key = |random: &mut crate::sim::Rng| vec![1, random.below(120) as u8];
+        let (a, b) = (key(&mut random), key(&mut random));
+        let size = if random.below(10) == 0 { 9000 } else { random.below(50) };
+        let value = (random.below(4) != 0).then(|| vec![n as u8; size]);
+        tree.write(batch(&[(&a, value), (&b, Some(vec![n as u8]))])).unwrap();
+        rounds += u32::from(tree.check(random.below(20)).unwrap());
+        if n % 500 == 499 {
+            drop((tree, engine));
+            engine = SledEngine::open(dir.path(), CACHE).unwrap();
+            tree = engine.tree("t").unwrap();
+        }
+    }
+    assert!(rounds > 20, "{rounds}");
 }
 
 #[test]
