@@ -112,7 +112,7 @@ fn entries() -> Vec<LogEntry> {
         let row =
             (random.below(8) != 0).then(|| Bytes::from((0..size).map(|_| random.next() as u8).collect::<Vec<_>>()));
         // Clients' results and sequences are in no digest.
-        let client = (i % 3 == 0).then(|| WriteId { client: ClientId([(i % 7) as u8; 16]), seq: i });
+        let client = (i % 3 == 0).then_some(WriteId { client: ClientId([(i % 7) as u8; 16]), seq: i });
         let sequences = if i % 50 == 0 { vec![(TableId::new(7), i as i64)] } else { Vec::new() };
         let t = Transaction { write: client, writes: vec![(key, row)], sequences, ..Transaction::default() };
         let body = Body::Write(vec![t]);
