@@ -28,6 +28,8 @@ const LAG_ENTRIES_MAX: u64 = 10_000;
 const LAG_MS_MAX: u64 = 2_000;
 /// How long one shard's hand-over may take before it is called failed.
 const HAND_OVER: Duration = Duration::from_secs(5);
+/// A target silent for so long is not handed anything again: while a leader hands over, writes wait.
+const SILENT: Duration = Duration::from_secs(1);
 /// Pause between two looks at who leads, and between two probes.
 const LOOK: Duration = Duration::from_millis(2);
 /// A probe that gets no answer for so long is given up.
@@ -217,11 +219,12 @@ pub(super) async fn carry_out(runner: &Runner, work: Switchover, steps: &Steps) 
 
 /// One shard: asks its leader, then looks until the other one leads and evaluates.
 pub(super) async fn hand_over(runner: &Runner, shard: ShardId, from: NodeId, to: NodeId) -> Result<Term, WireError> {
-    let deadline = Instant::now() + HAND_OVER;
+    let began = Instant::now();
     let mut from = from;
     let mut asked: Option<Instant> = None;
+    let mut heard = Instant::now();
     let mut why = String::from("nothing was heard of it");
-    while Instant::now() < deadline {
+    while began.elapsed() < HAND_OVER {
         // The protocol gives up a transfer that takes an election timeout: it is asked for again then.
         if asked.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
             asked = Some(Instant::now());
@@ -231,12 +234,20 @@ pub(super) async fn hand_over(runner: &Runner, shard: ShardId, from: NodeId, to:
         }
         match runner.leading(to, shard).await {
             Ok(leading) if leading.node == Some(to) && leading.ready => return Ok(leading.term),
-            Ok(leading) => from = leading.node.filter(|node| *node != to).unwrap_or(from),
-            Err(error) => why = error.message,
+            Ok(leading) => {
+                heard = Instant::now();
+                from = leading.node.filter(|node| *node != to).unwrap_or(from);
+            }
+            Err(error) => {
+                why = error.message;
+                if heard.elapsed() >= SILENT {
+                    break;
+                }
+            }
         }
         tokio::time::sleep(LOOK).await;
     }
-    let message = format!("{to} does not lead {shard} after {} s: {why}", HAND_OVER.as_secs());
+    let message = format!("{to} does not lead {shard} after {} ms: {why}", began.elapsed().as_millis());
     Err(WireError::new(Code::Retry, message).hint("`quorate status` shows who leads; it can be tried again"))
 }
 
