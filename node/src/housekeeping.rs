@@ -325,6 +325,7 @@ impl Housekeeping {
                 Ok(None) => std::thread::sleep(SCRUB_PAUSE),
                 Ok(Some(wrong)) if wrong.is_empty() => {
                     tracing::debug!(%shard, "the engine is as it should be");
+                    self.engine.checked();
                     return;
                 }
                 Ok(Some(wrong)) => break format!("{shard}: the rows of {wrong:?} are not what was applied"),

@@ -3,7 +3,8 @@
 //!
 //! On a thread of its own, a piece at a time: after each piece it waits as long as the piece took, so that the log's own
 //! syncs get the disk. The order is what makes it safe: snapshot synced, engine flushed (it must not be behind the log's
-//! base after a crash), protocol told, base record synced, segments removed, the older snapshot removed.
+//! base after a crash), protocol told, base record synced, segments removed, the older snapshot removed. After an unclean
+//! stop nothing of this happens until the engine has been looked through: damage in a base could not be healed any more.
 //!
 //! Retention: the log is not trimmed past a reader (a voter, a replica, one that is being filled) as long as that keeps
 //! at most [`crate::config::Retention::reader_bytes`]; a reader beyond it needs a snapshot. Only a leader knows readers.
@@ -115,7 +116,7 @@ impl Bases {
         };
         let data: u64 = self.newest.values().map(|(_, bytes)| bytes).sum();
         let enough = self.keeping.config.retention.base_min_bytes.max(data);
-        if SHARDS.iter().any(|shard| grown(*shard) >= enough) {
+        if SHARDS.iter().any(|shard| grown(*shard) >= enough) && self.keeping.engine.is_checked() {
             for shard in SHARDS {
                 self.write(shard)?;
             }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use quorate_core::catalog::Catalog;
@@ -100,9 +100,23 @@ pub struct EngineHandle {
     engine: RwLock<Option<SledEngine>>,
     flusher: Arc<Flusher>,
     distrusted: AtomicBool,
+    /// Shards that are still looked through after an unclean stop.
+    unchecked: AtomicUsize,
 }
 
 impl EngineHandle {
+    /// Whether nothing is left to be looked through after an unclean stop. Until then no base may be written of it, since
+    /// the log behind a base goes, and its close is no clean one.
+    pub fn is_checked(&self) -> bool {
+        self.unchecked.load(Ordering::SeqCst) == 0
+    }
+
+    /// One of its shards was looked through, and is whole.
+    pub fn checked(&self) {
+        // More reports than shards would be a mistake here, and harmless.
+        let _ = self.unchecked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+    }
+
     /// Makes what is applied durable and records how far that is.
     pub fn checkpoint(&self, applied: &[(ShardId, Index)]) -> Result<(), Fatal> {
         if let Some(engine) = &*self.engine.read().unwrap_or_else(PoisonError::into_inner) {
@@ -132,7 +146,11 @@ impl EngineHandle {
         self.flusher.behind().drain_all()?;
         engine.flush()?;
         write_checkpoint(&self.dir, applied)?;
-        trust::close(&self.dir, &self.boot, engine)
+        match self.is_checked() {
+            true => trust::close(&self.dir, &self.boot, engine),
+            // The next start goes on looking.
+            false => Ok(()),
+        }
     }
 }
 
@@ -333,6 +351,7 @@ impl Plan<'_> {
             engine: RwLock::new(Some(opened.engine)),
             flusher: flusher.clone(),
             distrusted: AtomicBool::new(false),
+            unchecked: AtomicUsize::new(scrubs.len()),
         }));
         Ok(Store::Opened(Box::new(Opened {
             clock,
@@ -511,5 +530,32 @@ fn timing(config: &Config) -> Timing {
         election_min: config.election_ms,
         election_max: config.election_ms * 2,
         report_fresh: (config.heartbeat_ms * 5).max(250),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_looked_through_is_not_closed_cleanly() {
+        let dir = tempfile::tempdir().unwrap();
+        for unchecked in [1, 0] {
+            let opened = trust::open_trusted(dir.path(), "boot", 8 << 20).unwrap();
+            let handle = EngineHandle {
+                dir: dir.path().to_owned(),
+                boot: "boot".into(),
+                engine: RwLock::new(Some(opened.engine)),
+                flusher: Arc::default(),
+                distrusted: AtomicBool::new(false),
+                unchecked: AtomicUsize::new(1),
+            };
+            assert!(!handle.is_checked());
+            if unchecked == 0 {
+                handle.checked();
+            }
+            handle.close(&[]).unwrap();
+            assert_eq!(trust::is_closed(dir.path()), unchecked == 0);
+        }
     }
 }
