@@ -121,7 +121,7 @@ impl Store {
         }
         paxos.decided = paxos.decided.max(applied).max(bounds.base.index);
         let mut stop = None;
-        if last > paxos.begins {
+        if last > paxos.begins.max(bounds.base.index) {
             let end = log.entries(shard, last, last.next(), 0)?;
             stop = end.first().filter(|e| e.payload == Payload::Membership).and_then(super::members::stop_of);
         }
