@@ -138,7 +138,7 @@ pub fn restore(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<Summary,
     let backup = Backup::open(&options.from)?;
     tell("reads the backup");
     let (scans, notes) = scan(&backup, options.cut)?;
-    let founding = build::found(&backup, options.node)?;
+    let founding = build::found(&scans, options.node)?;
     let shards = build::directory(&backup, &scans, &options.into, options.node, &founding, tell)?;
     Ok(Summary {
         cluster: Some(founding.cluster.to_string()),

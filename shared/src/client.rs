@@ -58,6 +58,8 @@ pub enum Policy {
     Follow,
     /// Only to the configured hosts.
     Stay,
+    /// To any known node, voter or replica: for readers of streams, which every node serves.
+    Anywhere,
 }
 
 /// What a client is made with.

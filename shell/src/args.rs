@@ -73,6 +73,7 @@ pub struct Args {
 
 /// Where and how to connect; the same for every command.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Connection")]
 pub struct ConnectionArgs {
     /// Nodes to try, with an optional port each, or a quorate:// URL [default: 127.0.0.1] [env: QUORATE_HOST]
     #[arg(short = 'h', long, value_name = "HOST[:PORT],...", global = true, env = "QUORATE_HOST", hide_env = true)]

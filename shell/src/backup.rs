@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quorate_shared::archive::{ArchivePart, ArchiveReport};
-use quorate_shared::client::{Client, ClientError, Event};
+use quorate_shared::client::{Client, ClientError, Policy};
 use quorate_shared::ids::{ClusterId, ShardId};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,7 +29,7 @@ use crate::config::Options;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::render::error::Paint;
-use crate::session::client_config;
+use crate::session::{client_config, tell_moves};
 
 /// The shards of a cluster.
 const SHARDS: [ShardId; 2] = [ShardId::META, ShardId::DATA];
@@ -87,12 +87,10 @@ async fn connect(options: &Options, paint: Paint) -> Result<Client> {
     // A backup is of the cluster: no database or setting must keep a session from opening.
     options.database = None;
     options.settings.clear();
-    let mut client = Client::connect(client_config(&options)).await?;
-    client.set_listener(Some(std::sync::Arc::new(move |event: &Event| {
-        if !matches!(event, Event::Waiting { .. }) {
-            eprintln!("{}", paint.dim(&event.to_string()));
-        }
-    })));
+    let mut config = client_config(&options);
+    config.policy = Policy::Anywhere;
+    let mut client = Client::connect(config).await?;
+    tell_moves(&mut client, paint);
     Ok(client)
 }
 

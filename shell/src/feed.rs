@@ -1,49 +1,73 @@
 //! `quorate feed`: a table's committed changes as JSON lines on standard output.
 //!
 //! Every batch is flushed when it has been written, so a reader sees a change as soon as it came. What happens to the
-//! connection is told on standard error; the feed goes on by itself.
+//! connection is told on standard error; the feed goes on by itself, however long the cluster is away. Whenever it ends
+//! before it should, it says how to go on.
 //!
 //! Invariant: a line is printed whole, and its token stands behind it: who has dealt with a line may go on with its token.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use anyhow::Result;
-use quorate_shared::client::{Client, Event};
-use quorate_shared::feed::{Change, FeedBatch, FeedColumns, FeedOp};
+use anyhow::{Context, Result};
+use quorate_shared::client::{Client, ClientError, Policy};
+use quorate_shared::error::Code;
+use quorate_shared::feed::{Change, FeedBatch, FeedColumns, FeedOp, FeedToken};
 use quorate_shared::wire::Column;
 
 use crate::args::FeedArgs;
 use crate::collect::{now, time_text};
 use crate::config::Options;
 use crate::exit::Exit;
-use crate::output::Output;
+use crate::output::{Output, reader_gone};
 use crate::render::error::Paint;
 use crate::render::json;
-use crate::session::{Interrupts, client_config};
+use crate::session::{Interrupts, client_config, tell_moves};
+
+/// Pause before a cluster that was lost is looked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs until it is interrupted, the limit is reached, or the feed ends.
 pub async fn run(options: &Options, args: &FeedArgs, paint: Paint) -> Result<u8> {
     let mut interrupts = Interrupts::listen();
-    let fed = feed(options, args, paint);
-    tokio::select! {
-        result = fed => result.map(Exit::code),
-        () = interrupts.next() => Ok(Exit::Interrupted.code()),
+    let mut lines = Lines::new(Output::stdout(), args);
+    let ended = tokio::select! {
+        result = feed(options, args, paint, &mut lines) => result,
+        () = interrupts.next() => Ok(Exit::Interrupted),
+        () = reader_gone() => Ok(Exit::Done),
+    };
+    // What the server refuses for good cannot be gone on with.
+    let over = match &ended {
+        Ok(exit) => *exit == Exit::Done,
+        Err(error) => matches!(error.downcast_ref(), Some(ClientError::Server(why)) if why.code != Code::Internal),
+    };
+    if let Some(token) = lines.at.filter(|_| !over) {
+        eprintln!("to go on behind this: quorate feed --table {} --from {token}", args.table);
     }
+    ended.map(Exit::code)
 }
 
-async fn feed(options: &Options, args: &FeedArgs, paint: Paint) -> Result<Exit> {
-    let mut client = Client::connect(client_config(options)).await?;
-    client.set_listener(Some(std::sync::Arc::new(move |event: &Event| {
-        if !matches!(event, Event::Waiting { .. }) {
-            eprintln!("{}", paint.dim(&event.to_string()));
-        }
-    })));
+async fn feed(options: &Options, args: &FeedArgs, paint: Paint, lines: &mut Lines) -> Result<Exit> {
+    let mut config = client_config(options);
+    config.policy = Policy::Anywhere;
+    let mut client = Client::connect(config).await?;
+    tell_moves(&mut client, paint);
     let mut feed = client.feed(args.table.clone(), args.from.0);
-    let mut lines =
-        Lines { out: Output::stdout(), names: Names::default(), left: args.limit, heartbeat: args.heartbeat };
+    let mut told = false;
     loop {
-        let batch = feed.next().await?;
-        lines.write(batch)?;
+        match feed.next().await {
+            Ok(batch) => {
+                lines.write(&batch).context("cannot write the changes")?;
+                told = false;
+            }
+            Err(error @ ClientError::NoConnection { .. }) => {
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("{}", paint.dim(&format!("{error}; it is tried again")));
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
         if lines.left == Some(0) || lines.out.is_gone() {
             return Ok(Exit::Done);
         }
@@ -56,6 +80,8 @@ struct Lines {
     names: Names,
     left: Option<u64>,
     heartbeat: bool,
+    /// Behind everything that was written.
+    at: Option<FeedToken>,
 }
 
 /// The columns in force, and what they are called in JSON.
@@ -67,10 +93,14 @@ struct Names {
 }
 
 impl Lines {
-    fn write(&mut self, batch: FeedBatch) -> io::Result<()> {
-        if let Some(columns) = batch.columns {
+    fn new(out: Output, args: &FeedArgs) -> Self {
+        Self { out, names: Names::default(), left: args.limit, heartbeat: args.heartbeat, at: args.from.0 }
+    }
+
+    fn write(&mut self, batch: &FeedBatch) -> io::Result<()> {
+        if let Some(columns) = &batch.columns {
             let (key, row) = (json::keys(&columns.key), json::keys(&columns.row));
-            self.names = Names { columns, key, row };
+            self.names = Names { columns: columns.clone(), key, row };
         }
         if batch.changes.is_empty() && self.heartbeat {
             let table = serde_json::to_string(&self.names.columns.table)?;
@@ -88,7 +118,9 @@ impl Lines {
             self.change(change)?;
             self.left = self.left.map(|left| left - 1);
         }
-        self.out.flush()
+        self.out.flush()?;
+        self.at = Some(batch.at);
+        Ok(())
     }
 
     fn change(&mut self, change: &Change) -> io::Result<()> {
@@ -118,7 +150,6 @@ fn object(
 
 #[cfg(test)]
 mod tests {
-    use quorate_shared::feed::FeedToken;
     use quorate_shared::ids::{Epoch, Index, SchemaVersion, ShardId, TableId, Timestamp};
     use quorate_shared::value::{SqlType, Value};
 
@@ -149,8 +180,10 @@ mod tests {
             change(FeedOp::Truncate, Vec::new(), None),
             change(FeedOp::Truncate, Vec::new(), None),
         ];
-        let mut lines = Lines { out: Output::memory(), names: Names::default(), left: Some(3), heartbeat: false };
-        lines.write(FeedBatch { columns: Some(columns), changes, at: token }).expect("memory");
+        let (url, table, from) = (None, "orders".into(), crate::args::streams::FeedPoint(None));
+        let args = FeedArgs { url, table, from, limit: Some(3), heartbeat: false };
+        let mut lines = Lines::new(Output::memory(), &args);
+        lines.write(&FeedBatch { columns: Some(columns), changes, at: token }).expect("memory");
         let tail = format!("\"timestamp\":\"1970-01-01T00:00:01.500Z\",\"token\":\"{token}\"}}");
         let head = |op: &str| format!("{{\"op\":\"{op}\",\"table\":\"Orders\"");
         let expected = format!(
@@ -160,6 +193,6 @@ mod tests {
             head("truncate")
         );
         assert_eq!(lines.out.take_memory(), expected);
-        assert_eq!(lines.left, Some(0));
+        assert_eq!((lines.left, lines.at), (Some(0), Some(token)));
     }
 }

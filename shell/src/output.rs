@@ -7,6 +7,22 @@ use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 use std::path::Path;
 
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
+
+/// Waits until nobody reads standard output any more, though nothing is written; for ever where that cannot be seen.
+pub async fn reader_gone() {
+    // A writer of its own: waiting on the one in use would make that one non-blocking.
+    if let Ok(pipe) = pipe::OpenOptions::new().open_sender("/proc/self/fd/1") {
+        while let Ok(ready) = pipe.ready(Interest::ERROR).await {
+            if ready.is_error() {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
 /// The target of results.
 pub struct Output {
     to: To,

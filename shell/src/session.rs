@@ -436,6 +436,15 @@ pub fn client_config(options: &Options) -> ClientConfig {
     config
 }
 
+/// Tells on standard error where a stream's connection goes.
+pub fn tell_moves(client: &mut Client, paint: Paint) {
+    client.set_listener(Some(Arc::new(move |event: &Event| {
+        if !matches!(event, Event::Waiting { .. }) {
+            eprintln!("{}", paint.dim(&event.to_string()));
+        }
+    })));
+}
+
 fn listen(client: &mut Client, events: &Arc<Mutex<Events>>) {
     let events = events.clone();
     client.set_listener(Some(Arc::new(move |event: &Event| {

@@ -106,9 +106,16 @@ async fn run(args: &Args, paint: Paint) -> u8 {
 /// How a command that is not about statements ended.
 fn ended(result: anyhow::Result<u8>, paint: Paint) -> u8 {
     result.unwrap_or_else(|error| {
-        let no_connection = error.chain().any(|e| matches!(e.downcast_ref(), Some(ClientError::NoConnection { .. })));
-        eprint!("{}", plain_error(&WireError::new(Code::Invalid, format!("{error:#}")), paint));
-        if no_connection { Exit::NoConnection.code() } else { Exit::Failed.code() }
+        let client = error.chain().find_map(|e| e.downcast_ref::<ClientError>());
+        let message = format!("{error:#}");
+        let (shown, exit) = match client {
+            Some(ClientError::NoConnection { .. }) => (WireError::new(Code::Retry, message), Exit::NoConnection),
+            // Its detail and hint too.
+            Some(ClientError::Server(server)) => (WireError { message, ..server.clone() }, Exit::of(server.code)),
+            _ => (WireError::new(Code::Invalid, message), Exit::Failed),
+        };
+        eprint!("{}", plain_error(&shown, paint));
+        exit.code()
     })
 }
 

@@ -61,8 +61,8 @@ struct Replayed {
 }
 
 /// The new cluster's record.
-pub(super) fn found(backup: &Backup, node: NodeId) -> Result<Founding, RestoreError> {
-    let old = backup.manifest.shards.iter().map(|files| files.base.epoch).max().unwrap_or(0);
+pub(super) fn found(scans: &Scans, node: NodeId) -> Result<Founding, RestoreError> {
+    let old = scans.values().map(|scan| scan.epoch).max().unwrap_or(0);
     let NewIds { cluster, epoch } = NewIds::draw(old)?;
     let member = Member { node, nonce: Nonce(random_bytes()?), replica: REPLICA };
     Ok(Founding { cluster, epoch, members: vec![member], replicator: Protocol::Raft })

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use quorate_core::entry::{self, Entry};
+use quorate_core::entry::{self, Body, Entry, Kind};
 use quorate_core::log::{BaseRecord, LogEntry, Payload};
 use quorate_shared::archive::file::{PART, Reader};
 use quorate_shared::archive::manifest::{LogFile, Manifest, ShardFiles, hex};
@@ -44,6 +44,8 @@ pub struct Scan {
     pub marks: BTreeMap<Index, ArchiveMark>,
     /// It ends in the middle of something.
     pub torn: Option<String>,
+    /// The highest number of an epoch that is in it.
+    pub epoch: u64,
 }
 
 /// What a backup has of a shard, in order.
@@ -116,6 +118,7 @@ impl Backup {
             until_ms: self.shard(shard)?.until_ms,
             marks: BTreeMap::new(),
             torn: None,
+            epoch: base.epoch.number,
         };
         let mut beyond = false;
         let mut marks = BTreeMap::new();
@@ -132,6 +135,7 @@ impl Backup {
                 Payload::Entry => Entry::header(&entry.bytes).map(|header| header.timestamp).unwrap_or_default(),
                 _ => Timestamp::MIN,
             };
+            scan.epoch = scan.epoch.max(begun(&entry).unwrap_or(0));
             scan.last_time = scan.last_time.max(time);
             if scan.first_time == Timestamp::MIN {
                 scan.first_time = time;
@@ -230,6 +234,17 @@ impl Backup {
             return Err(format!("{path}: it goes on after entry {after}, the file before it ends at {}", at.index));
         }
         Ok(reader)
+    }
+}
+
+/// The number of the epoch that an entry begins.
+fn begun(entry: &LogEntry) -> Option<u64> {
+    if entry.payload != Payload::Entry || Entry::header(&entry.bytes).ok()?.kind != Kind::Epoch {
+        return None;
+    }
+    match Entry::decode(&entry.bytes).ok()?.body {
+        Body::Epoch(begun) => Some(begun.epoch.number),
+        _ => None,
     }
 }
 

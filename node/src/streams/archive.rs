@@ -63,6 +63,7 @@ impl NodeStreams {
             Some(point) => {
                 // Whether it came in time is seen below.
                 let _ = tokio::time::timeout(CATCH_UP, view.wait_applied(point.index)).await;
+                self.check_ahead(&view, &point).await?;
                 check(log, shard, &point, view.applied())?;
                 point
             }
@@ -96,6 +97,16 @@ impl NodeStreams {
             // So that a busy shard's entries come in batches.
             tokio::time::sleep(GATHER).await;
         }
+    }
+
+    /// Refuses an archive that goes further than anything committed: what it has behind that was lost with its epoch.
+    async fn check_ahead(&self, view: &ShardView, point: &ArchivePoint) -> Result<(), WireError> {
+        let ahead = || point.index > view.applied();
+        if ahead() && self.confirmed(view.shard).await.is_some() && ahead() {
+            let why = format!("it goes on to entry {}, everything committed ends at {}", point.index, view.applied());
+            return Err(other_history(view.shard, point, &why));
+        }
+        Ok(())
     }
 
     /// A moment before which everything acknowledged is applied here now; `None`: nobody confirms it.
@@ -188,13 +199,15 @@ fn check(log: &dyn LogReader, shard: ShardId, point: &ArchivePoint, applied: Ind
     }
     match chain_at(log, shard, index).map_err(internal)? {
         Some(chain) if chain == point.chain => Ok(()),
-        _ => {
-            let Epoch { number, .. } = point.epoch;
-            let message = format!("the archive (epoch {number}) has another history of {shard}: entry {index} differs");
-            Err(WireError::new(Code::Invalid, message)
-                .hint("begin a new backup in another directory; this one can be restored up to its end"))
-        }
+        _ => Err(other_history(shard, point, &format!("entry {index} differs"))),
     }
+}
+
+fn other_history(shard: ShardId, point: &ArchivePoint, why: &str) -> WireError {
+    let Epoch { number, .. } = point.epoch;
+    let message = format!("the archive (begun in epoch {number}) has another history of {shard}: {why}");
+    WireError::new(Code::Invalid, message)
+        .hint("begin a new backup in another directory; this one can be restored up to its end")
 }
 
 impl At {

@@ -1,40 +1,29 @@
 //! Backups of real clusters by the real shell: made under load, interrupted, damaged, restored to a point in time.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::process::Signal;
 use serde_json::Value as Json;
 
-use crate::support::{Sql, TestCluster, TestNode, eventually, free_port};
-
-/// `quorate`, beside `quorated`; without it these tests are skipped, visibly.
-fn shell() -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_BIN_EXE_quorated")).with_file_name("quorate");
-    if !path.exists() {
-        eprintln!("SKIPPED: {} is missing; cargo test --workspace builds it", path.display());
-        return None;
-    }
-    Some(path)
-}
-
-fn quorate(arguments: &[&str]) -> Command {
-    let mut command = Command::new(shell().unwrap());
-    command.args(arguments).env_clear().env("HOME", "/nonexistent").env("USER", "tester");
-    command.env("TMPDIR", std::env::temp_dir()).stdin(Stdio::null());
-    command
-}
+use crate::support::{Sql, TestCluster, TestNode, eventually, free_port, quorate, run, shell, signal, text};
 
 /// A backup that runs until it is killed or stopped.
 struct Archiver(Child);
 
 impl Archiver {
     fn start(cluster: &TestCluster, dir: &Path) -> Self {
-        let hosts: Vec<String> = cluster.nodes.values().map(TestNode::address).collect();
         let log = std::fs::File::options().create(true).append(true).open(dir.with_extension("log")).unwrap();
-        let arguments = ["backup", "-h", &hosts.join(","), "--to", dir.to_str().unwrap()];
+        let arguments = ["backup", "-h", &hosts(cluster), "--to", dir.to_str().unwrap()];
         Archiver(quorate(&arguments).stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// Waits until it ends by itself: its exit code, and what it said.
+    fn ended(mut self, dir: &Path) -> (Option<i32>, String) {
+        let status = eventually("the backup ends", || self.0.try_wait().unwrap().ok_or("it runs".to_owned()));
+        (status.code(), std::fs::read_to_string(dir.with_extension("log")).unwrap())
     }
 
     fn kill(mut self) {
@@ -43,19 +32,10 @@ impl Archiver {
     }
 
     fn stop(mut self) {
-        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        signal(&self.0, Signal::TERM);
         let status = eventually("SIGTERM ends a backup", || self.0.try_wait().unwrap().ok_or("it runs".to_owned()));
         assert_eq!(status.code(), Some(0));
     }
-}
-
-fn run(arguments: &[&str]) -> Output {
-    quorate(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn now_ms() -> u64 {
@@ -293,4 +273,108 @@ fn a_backup_that_is_not_whole_is_refused_by_name() {
     let output = run(&["backup", "-h", &hosts, "--to", other.to_str().unwrap(), "--once"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no backup and not empty"), "{}", text(&output.stderr));
+}
+
+fn hosts(cluster: &TestCluster) -> String {
+    cluster.nodes.values().map(TestNode::address).collect::<Vec<_>>().join(",")
+}
+
+/// Makes a replica the first voter of a new epoch, by the shell.
+fn promote(node: &TestNode, more: &[&str]) {
+    let address = node.address();
+    let line = [&["admin", "promote", "--yes", "-h", &address], more].concat();
+    // It is refused while the old master is still believed to be there.
+    eventually("it is promoted", || {
+        let output = run(&line);
+        if output.status.success() { Ok(()) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
+    });
+}
+
+fn insert(sql: &mut Sql, ids: std::ops::RangeInclusive<i64>) {
+    ids.for_each(|n| drop(sql.must(&format!("INSERT INTO t VALUES ({n}, {n})"))));
+}
+
+#[test]
+fn a_backup_goes_on_in_the_epoch_of_a_promoted_replica() {
+    if shell().is_none() {
+        return;
+    }
+    let mut cluster = TestCluster::started(1, 1);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+    let dir = cluster.path().join("backup");
+    let archiver = Archiver::start(&cluster, &dir);
+    archived_until(&dir, 0);
+    insert(&mut sql, 1..=20);
+    eventually("the replica has it", || cluster.nodes[&2].caught_up(&cluster.nodes[&1]));
+    archived_until(&dir, now_ms());
+    let before = now_ms();
+    cluster.node(1).kill();
+    promote(&cluster.nodes[&2], &[]);
+    let mut sql = Sql::on(&cluster.nodes[&2]);
+    insert(&mut sql, 21..=40);
+    archived_until(&dir, now_ms());
+    archiver.stop();
+
+    let time = quorate_shared::archive::manifest::time_text(before);
+    for (into, more, rows) in [("then", &["--to-time", time.as_str()][..], 20), ("now", &[], 40)] {
+        let into = cluster.path().join(into);
+        let summary = restore(&dir, &into, more).unwrap();
+        assert_eq!(summary["epoch"], 3, "above both that are in the archive: {summary}");
+        let node = Restored::start(&into, 1);
+        let mut restored = node.sql();
+        assert_eq!((restored.number("SELECT count(*) FROM t"), restored.number("SELECT max(id) FROM t")), (rows, rows));
+        restored.must("INSERT INTO t VALUES (100, 100)");
+    }
+    let output = run(&["backup", "verify", "--from", dir.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_a_promotion_lost_ends_a_backup_and_a_feed_by_name() {
+    if shell().is_none() {
+        return;
+    }
+    let mut cluster = TestCluster::started(1, 1);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+    let dir = cluster.path().join("backup");
+    // Where it reads from must have what the replica has not.
+    let archiver = Archiver::start(&cluster, &dir);
+    archived_until(&dir, 0);
+    insert(&mut sql, 1..=20);
+    eventually("the replica has it", || cluster.nodes[&2].caught_up(&cluster.nodes[&1]));
+    let token = |after: &str| {
+        let feed = ["feed", "--table", "t", "--heartbeat", "--from", after, "-h", &cluster.nodes[&1].address()];
+        crate::feed::Program::start(&feed).line()["token"].as_str().unwrap().to_owned()
+    };
+    let kept = token("now");
+    cluster.nodes[&2].freeze();
+    insert(&mut sql, 21..=25);
+    let lost = token("now");
+    archived_until(&dir, now_ms());
+    cluster.node(1).kill();
+    cluster.nodes[&2].thaw();
+    promote(&cluster.nodes[&2], &["--accept-loss"]);
+    let (code, said) = archiver.ended(&dir);
+    assert!(code == Some(1) && said.contains("has another history of s"), "{code:?} {said}");
+    assert!(said.contains("begin a new backup in another directory"), "{said}");
+
+    let mut sql = Sql::on(&cluster.nodes[&2]);
+    sql.must("INSERT INTO t VALUES (26, 26)");
+    let feed = |from: &str, more: &[&str]| {
+        let address = cluster.nodes[&2].address();
+        run(&[&["feed", "--table", "t", "-h", &address, "--from", from], more].concat())
+    };
+    let output = feed(&lost, &[]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("of another cluster or epoch"), "{said}");
+    let output = feed(&kept, &["--limit", "1"]);
+    assert!(text(&output.stdout).contains("\"key\":{\"id\":26}"), "{}", text(&output.stdout));
+
+    // What it has is what was acknowledged then.
+    let into = cluster.path().join("into");
+    restore(&dir, &into, &[]).unwrap();
+    let node = Restored::start(&into, 1);
+    assert_eq!(node.sql().number("SELECT count(*) FROM t"), 25);
 }

@@ -1,14 +1,21 @@
 //! The change feed of real nodes: what is delivered, how it goes on, how it ends.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
+use quorate_shared::admin::AdminAction;
 use quorate_shared::client::{Client, ClientConfig};
 use quorate_shared::error::Code;
 use quorate_shared::feed::{Change, FeedBatch, FeedOp, FeedToken};
 use quorate_shared::url::Address;
 use quorate_shared::value::Value;
 
-use crate::support::{Sql, TestCluster, eventually};
+use rustix::process::Signal;
+use serde_json::Value as Json;
+
+use crate::support::{Sql, TestCluster, TestNode, eventually, quorate, run, shell, signal, text};
+use crate::trimming;
 
 /// A client of a feed on its own small runtime.
 struct Reader {
@@ -134,7 +141,7 @@ fn a_feed_follows_its_table_through_everything() {
     // What is no way to go on is said.
     let token = changes[0].token;
     let error = reader.fails("pets", Some(FeedToken { check: 1, ..token }));
-    assert!(error.message.contains("another epoch"), "{error:?}");
+    assert!(error.message.contains("another cluster or epoch"), "{error:?}");
     let error = reader.fails("other", Some(token));
     assert!(error.message.contains("another table"), "{error:?}");
     let error = reader.fails("nothing", None);
@@ -170,4 +177,167 @@ fn a_feed_sees_every_acknowledged_row_though_its_master_dies() {
     let mut ids: Vec<i64> = brief(&changes).into_iter().filter_map(|(_, id)| id).collect();
     ids.dedup();
     assert_eq!(ids, (1..=done).collect::<Vec<_>>(), "each at least once, in order");
+}
+
+/// `quorate feed` while it runs.
+pub struct Program {
+    child: Child,
+    out: Option<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = quorate(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = child.stdout.take().map(BufReader::new);
+        Self { child, out }
+    }
+
+    /// A feed of `t`.
+    fn of(cluster: &TestCluster, more: &[&str]) -> Self {
+        let hosts: Vec<String> = cluster.nodes.values().map(TestNode::address).collect();
+        Self::start(&[&["feed", "-h", &hosts.join(","), "--table", "t"], more].concat())
+    }
+
+    /// The next line.
+    pub fn line(&mut self) -> Json {
+        let mut line = String::new();
+        self.out.as_mut().unwrap().read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+    }
+
+    /// The next line that is a change.
+    fn change(&mut self) -> Json {
+        loop {
+            let line = self.line();
+            if line["op"] != "heartbeat" {
+                return line;
+            }
+        }
+    }
+
+    /// Waits for its end: the exit code, and what it said.
+    fn ended(&mut self) -> (Option<i32>, String) {
+        let status = eventually("the feed ends", || self.child.try_wait().unwrap().ok_or("it runs".to_owned()));
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (status.code(), said)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_feed_program_outlives_its_master_and_says_how_to_go_on() {
+    if shell().is_none() {
+        return;
+    }
+    let mut cluster = TestCluster::started(3, 0);
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+    let mut program = Program::of(&cluster, &["--heartbeat"]);
+    assert_eq!(program.line()["op"], "heartbeat", "it has begun");
+    let master = cluster.settled();
+    for n in 1..=60 {
+        if n == 20 {
+            Sql::on(&cluster.nodes[&master]).act(AdminAction::Switchover { to: None });
+        }
+        if n == 40 {
+            let master = cluster.master();
+            cluster.node(master).kill();
+        }
+        sql.must(&format!("INSERT INTO t VALUES ({n}, {n})"));
+    }
+    let (mut ids, mut last) = (Vec::new(), Json::Null);
+    while ids.last() != Some(&60) {
+        last = program.change();
+        ids.push(last["row"]["id"].as_i64().unwrap());
+        assert_eq!((&last["table"], &last["key"]["id"]), (&"t".into(), &last["row"]["id"]), "{last}");
+    }
+    ids.dedup();
+    assert_eq!(ids, (1..=60).collect::<Vec<_>>(), "each at least once, in the order of the log");
+
+    signal(&program.child, Signal::INT);
+    let (code, said) = program.ended();
+    assert_eq!(code, Some(130), "{said}");
+    let again = said.rsplit_once(" --from ").map(|(_, token)| token.trim().to_owned()).unwrap();
+    assert!(said.contains("quorate feed --table t --from "), "{said}");
+    sql.must("UPDATE t SET n = 0 WHERE id = 7");
+    sql.must("DELETE FROM t WHERE id = 8");
+    // Behind what it said, and behind the last line.
+    for from in [again.as_str(), last["token"].as_str().unwrap()] {
+        let mut program = Program::of(&cluster, &["--from", from, "--limit", "2"]);
+        let changes = [program.change(), program.change()];
+        assert_eq!(
+            changes.each_ref().map(|c| (c["op"].clone(), c["key"]["id"].clone())),
+            [("update".into(), 7.into()), ("delete".into(), 8.into())]
+        );
+        assert_eq!((&changes[0]["row"]["n"], &changes[1]["row"]), (&0.into(), &Json::Null));
+        assert_eq!(program.ended(), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn the_feed_program_ends_by_name() {
+    if shell().is_none() {
+        return;
+    }
+    let (cluster, other) = (TestCluster::started(1, 0), TestCluster::started(1, 0));
+    let fails = |cluster: &TestCluster, more: &[&str]| Program::of(cluster, more).ended();
+    let (code, said) = fails(&cluster, &[]);
+    assert!(code == Some(1) && said.contains("table \"t\" does not exist"), "{code:?} {said}");
+    let (code, said) = fails(&cluster, &["--from", "yesterday"]);
+    assert!(code == Some(2) && said.contains("'yesterday' is not a token"), "{code:?} {said}");
+
+    for cluster in [&cluster, &other] {
+        let mut sql = Sql::anywhere(cluster);
+        sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+        sql.must("INSERT INTO t VALUES (1, 1)");
+    }
+    let token = Program::of(&other, &["--heartbeat"]).line()["token"].as_str().unwrap().to_owned();
+    let (code, said) = fails(&cluster, &["--from", &token]);
+    assert!(code == Some(1) && said.contains("the token is of another cluster or epoch"), "{code:?} {said}");
+
+    // Nobody reads any more, and nothing happens: it goes, quietly.
+    let mut program = Program::of(&cluster, &["--heartbeat"]);
+    program.line();
+    program.out = None;
+    assert_eq!(program.ended(), (Some(0), String::new()));
+
+    let mut program = Program::of(&cluster, &["--heartbeat"]);
+    program.line();
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("INSERT INTO t VALUES (2, 2)");
+    sql.must("DROP TABLE t");
+    assert_eq!(program.change()["key"]["id"], 2, "every change before the drop");
+    let (code, said) = program.ended();
+    assert!(code == Some(1) && said.contains("table \"t\" was dropped: its feed has ended"), "{code:?} {said}");
+}
+
+#[test]
+fn readers_behind_the_trimmed_log_are_told_so_by_name() {
+    if shell().is_none() {
+        return;
+    }
+    let cluster = trimming::started(1, 0, 8);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    trimming::create(&mut sql);
+    trimming::overwrite(&mut sql, 0);
+    let token = Program::of(&cluster, &["--heartbeat"]).line()["token"].as_str().unwrap().to_owned();
+    let (address, dir) = (cluster.nodes[&1].address(), cluster.path().join("backup"));
+    let backup = ["backup", "-h", &address, "--to", dir.to_str().unwrap(), "--once"];
+    let output = run(&backup);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    trimming::until_trimmed(&cluster, &mut sql, &[1], 0);
+    let (code, said) = Program::of(&cluster, &["--from", &token]).ended();
+    assert!(code == Some(1) && said.contains("needs a snapshot: the log of this node begins after"), "{code:?} {said}");
+    assert!(said.contains("read the table, then go on with --from now"), "{said}");
+    let output = run(&backup);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("needs a snapshot: the log of s1 begins after"), "{said}");
+    assert!(said.contains("begin a new backup in another directory"), "{said}");
 }

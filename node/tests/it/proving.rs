@@ -4,11 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use quorate_core::engine::sled::trust;
+use quorate_core::engine::{Batch, Engine};
+use quorate_core::keys;
 use quorate_shared::admin::AdminAction;
-use quorate_shared::anchor::Anchor;
+use quorate_shared::anchor::{Anchor, NodeKey, unhex};
+use quorate_shared::ids::NodeId;
 use serde_json::Value as Json;
 
-use crate::support::{Sql, TestCluster, eventually};
+use crate::support::{Sql, TestCluster, TestNode, eventually, run, shell, text};
 
 fn filled(cluster: &TestCluster, rows: i64) -> Sql {
     let mut sql = Sql::anywhere(cluster);
@@ -41,7 +45,6 @@ fn anchor(sql: &mut Sql) -> Anchor {
     Anchor::parse(&outcome.document.unwrap_or_else(|| panic!("{}", outcome.summary))).unwrap()
 }
 
-/// The file with the most bytes that are not zero.
 fn segments(data: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(data.join("log")).unwrap().flatten().map(|item| item.path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == "seg"));
@@ -143,4 +146,128 @@ fn a_directory_is_verified_offline_and_a_flipped_bit_is_named_and_healed() {
         cluster.node(id).start();
         cluster.wait_ready();
     }
+}
+
+/// Rewrites a row in the engine of a node that does not run, as no entry of its log ever did: checksums, seal and chain
+/// are right, the row is not.
+fn forge(node: &TestNode, old: &str, new: &str) {
+    let boot = trust::boot_id().unwrap();
+    let engine = trust::open_trusted(&node.data, &boot, 8 << 20).unwrap().engine;
+    let mut forged = 0;
+    for name in engine.tree_names() {
+        let tree = engine.tree(&name).unwrap();
+        let mut batch = Batch::default();
+        for item in tree.scan(&keys::rows_range(), false) {
+            let (key, value) = item.unwrap();
+            if let Some(at) = value.windows(old.len()).position(|part| part == old.as_bytes()) {
+                let mut bytes = value.to_vec();
+                bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
+                batch.writes.insert(key, Some(bytes.into()));
+                forged += 1;
+            }
+        }
+        tree.write(batch).unwrap();
+    }
+    assert_eq!(forged, 1, "one row has {old}");
+    trust::close(&node.data, &boot, engine).unwrap();
+}
+
+/// What the status says of a node that was found to differ.
+fn diverged(asked: &TestNode, id: u64) -> Result<String, String> {
+    let status = asked.status()?;
+    let all = status["problems"].as_array().cloned().unwrap_or_default();
+    let found = all.iter().find(|p| p["name"] == "ReplicaDiverged" && p["subject"] == format!("n{id}").as_str());
+    found.map(ToString::to_string).ok_or(status["problems"].to_string())
+}
+
+#[test]
+fn a_row_that_no_entry_wrote_is_found_by_the_scrub_named_and_healed() {
+    let mut cluster = TestCluster::started(3, 1);
+    let mut sql = filled(&cluster, 1500);
+    // A voter: the majority is right. A replica: it has no say.
+    for id in [2, 4] {
+        let asked = cluster.settled();
+        eventually("everybody has everything", || cluster.nodes[&id].caught_up(&cluster.nodes[&asked]));
+        assert_eq!(cluster.node(id).terminate(), Some(0));
+        forge(&cluster.nodes[&id], "row 777", "raw 777");
+        cluster.node(id).start();
+        cluster.wait_ready();
+        let asked = cluster.settled();
+        eventually("it is back", || cluster.nodes[&id].caught_up(&cluster.nodes[&asked]));
+        let read = |node: &TestNode| {
+            let mut local = Sql::on(node);
+            local.must("SET read_level = local");
+            local.must("SELECT name FROM t WHERE id = 777").remove(0).remove(0)
+        };
+        assert_eq!(read(&cluster.nodes[&id]), "raw 777", "and nobody has noticed");
+        let end = Sql::on(&cluster.nodes[&asked]).admin(AdminAction::Scrub, false).unwrap();
+        let said = end.outcome.filter(|outcome| !outcome.done).unwrap().summary;
+        for part in ["ReplicaDiverged: ", &format!("s1/n{id}, table t differs in "), "n1 512 rows"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // It says so itself, where it was, and takes the rows from its log again.
+        let named = eventually("the status names it", || diverged(&cluster.nodes[&asked], id));
+        assert!(named.contains("table t differs in "), "{named}");
+        eventually("it heals", || cluster.nodes[&id].caught_up(&cluster.nodes[&asked]));
+        assert_eq!(read(&cluster.nodes[&id]), "row 777");
+        let facts = Sql::on(&cluster.nodes[&asked]).act(AdminAction::Scrub);
+        assert!(facts["s1"].contains("compared on n1, n2, n3, n4"), "{facts:?}");
+    }
+    sql.must("INSERT INTO t VALUES (10000, 'it goes on')");
+}
+
+#[test]
+fn an_anchor_that_does_not_fit_is_an_error_by_name() {
+    if shell().is_none() {
+        return;
+    }
+    let cluster = TestCluster::started(1, 0);
+    let mut sql = filled(&cluster, 50);
+    let address = cluster.nodes[&1].address();
+    let file = cluster.path().join("anchor.json");
+    let file = file.to_str().unwrap();
+    let output = run(&["anchor", "-h", &address, "--out", file]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let good = Anchor::parse(&fs::read_to_string(file).unwrap()).unwrap();
+    let verify = || {
+        let output = run(&["verify", "-h", &address, "--anchor", file]);
+        (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
+    };
+    sql.must("INSERT INTO t VALUES (10000, 'later')");
+    let (code, said) = verify();
+    assert!(code == 0 && said.contains("strong (1 of 1 voters signed)"), "{said}");
+
+    // Signed as it should be, of a history that this cluster does not have: the log was rewritten, or cut.
+    let secret = fs::read_to_string(cluster.nodes[&1].data.join("node.key")).unwrap();
+    let key = NodeKey::from_secret(&unhex(secret.trim()).unwrap());
+    let write = |change: &dyn Fn(&mut Anchor)| {
+        let mut anchor = good.clone();
+        change(&mut anchor);
+        anchor.signatures = vec![key.sign(&anchor, NodeId::new(1))];
+        fs::write(file, anchor.document()).unwrap();
+    };
+    write(&|anchor| anchor.shards.last_mut().unwrap().chain = "ab".repeat(32));
+    let (code, said) = verify();
+    assert!(code == 1 && said.contains("AnchorMismatch: n1: the chain of s1 at entry "), "{code} {said}");
+    write(&|anchor| anchor.shards.last_mut().unwrap().index += 1000);
+    let (code, said) = verify();
+    assert!(code == 1 && said.contains("AnchorMismatch: nobody has entry "), "{code} {said}");
+    // Changed after it was signed; of another cluster; no anchor, which the shell sees by itself; not there.
+    let mut forged = good.clone();
+    forged.shards[0].index += 1;
+    let mut other = good.clone();
+    other.cluster = "ab".repeat(16);
+    let cases = [
+        (forged.document(), 1, "BadAnchor: "),
+        (other.document(), 1, "OtherCluster: "),
+        ("{}".into(), 2, "this is no anchor"),
+    ];
+    for (bytes, exit, name) in cases {
+        fs::write(file, bytes).unwrap();
+        let (code, said) = verify();
+        assert!(code == exit && said.contains(name), "{name}: {code} {said}");
+    }
+    fs::remove_file(file).unwrap();
+    let (code, said) = verify();
+    assert!(code == 2 && said.contains("anchor.json"), "{code} {said}");
 }

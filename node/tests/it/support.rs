@@ -455,3 +455,36 @@ impl TestNode {
         Ok(())
     }
 }
+
+/// `quorate`, beside `quorated`; without it tests that need it are skipped, visibly.
+pub fn shell() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_BIN_EXE_quorated")).with_file_name("quorate");
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is missing; cargo test --workspace builds it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// The shell, in an environment without anything of the user's.
+pub fn quorate(arguments: &[&str]) -> Command {
+    let mut command = Command::new(shell().unwrap());
+    command.args(arguments).env_clear().env("HOME", "/nonexistent").env("USER", "tester");
+    command.env("TMPDIR", std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+/// Runs the shell to its end.
+pub fn run(arguments: &[&str]) -> std::process::Output {
+    quorate(arguments).output().unwrap()
+}
+
+/// Signals a program.
+pub fn signal(child: &Child, signal: Signal) {
+    rustix::process::kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+}
+
+/// What a program wrote.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -11,7 +11,7 @@ const ROW_BYTES: usize = 2_000;
 const MB: u64 = 1 << 20;
 
 /// Small segments and bases, so that little writing makes the log be trimmed.
-fn started(voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
+pub fn started(voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
     let mut cluster = TestCluster::new(voters, replicas);
     for node in cluster.nodes.values_mut() {
         node.add_flags(&["--segment-mb", "8", "--base-min-mb", "8", "--retention-mb", &retention_mb.to_string()]);
@@ -21,12 +21,12 @@ fn started(voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
     cluster
 }
 
-fn create(sql: &mut Sql) {
+pub fn create(sql: &mut Sql) {
     sql.must("CREATE TABLE t (id INT PRIMARY KEY, round INT, body TEXT)");
 }
 
 /// Writes every row once more: [`ROWS`] times [`ROW_BYTES`].
-fn overwrite(sql: &mut Sql, round: u64) {
+pub fn overwrite(sql: &mut Sql, round: u64) {
     let body = "x".repeat(ROW_BYTES);
     for from in (0..ROWS).step_by(100) {
         let rows: Vec<String> = (from..from + 100).map(|id| format!("({id}, {round}, '{body}')")).collect();
@@ -58,7 +58,7 @@ fn first_segment(data: &Path) -> u64 {
 }
 
 /// Overwrites until the log of these nodes has been trimmed; the last round.
-fn until_trimmed(cluster: &TestCluster, sql: &mut Sql, nodes: &[u64], mut round: u64) -> u64 {
+pub fn until_trimmed(cluster: &TestCluster, sql: &mut Sql, nodes: &[u64], mut round: u64) -> u64 {
     let start: Vec<u64> = nodes.iter().map(|id| first_segment(&cluster.nodes[id].data)).collect();
     eventually("the log is trimmed", || {
         round += 1;

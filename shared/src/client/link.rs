@@ -124,7 +124,8 @@ impl Client {
         self.candidates().iter().any(|candidate| Some(candidate.as_str()) != self.address())
     }
 
-    /// Whom to ask, in order: the master, other voters, the configured hosts, the node lost last.
+    /// Whom to ask, in order: the master, other voters, the configured hosts, replicas where they will do, the node lost
+    /// last.
     pub(super) fn candidates(&self) -> Vec<String> {
         let mut list: Vec<String> = Vec::new();
         let mut add = |address: String| {
@@ -132,15 +133,17 @@ impl Client {
                 list.push(address);
             }
         };
-        if self.config.policy == Policy::Follow
-            && self.home != Some(NodeKind::Replica)
-            && let Some(welcome) = &self.welcome
-        {
+        let (policy, known) = (self.config.policy, self.welcome.as_ref());
+        let voters = policy == Policy::Anywhere || policy == Policy::Follow && self.home != Some(NodeKind::Replica);
+        if let Some(welcome) = known.filter(|_| voters) {
             welcome.master.iter().for_each(|master| add(master.address.clone()));
             let voters = welcome.nodes.iter().filter(|node| node.kind == NodeKind::Voter);
             voters.for_each(|node| add(node.address.clone()));
         }
         self.config.hosts.iter().for_each(|host| add(host.to_string()));
+        if let Some(welcome) = known.filter(|_| policy == Policy::Anywhere) {
+            welcome.nodes.iter().for_each(|node| add(node.address.clone()));
+        }
         if let Some(left) = &self.left
             && let Some(at) = list.iter().position(|address| address == left)
         {
@@ -184,10 +187,11 @@ impl Client {
         self.welcome = Some(welcome);
     }
 
-    /// A session stays in its cluster and on its side of voter and replica.
+    /// A session stays in its cluster and, where that matters, on its side of voter and replica.
     fn acceptable(&self, welcome: &Welcome) -> Result<(), String> {
         if let Some(home) = self.home
             && home != welcome.kind
+            && self.config.policy != Policy::Anywhere
         {
             return Err(format!("it is a {}, and this session began on a {home}", welcome.kind));
         }

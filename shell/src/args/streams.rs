@@ -10,7 +10,7 @@ use quorate_shared::feed::{FeedToken, NoToken};
         {\"op\":\"insert\",\"table\":\"t\",\"key\":{\"id\":1},\"row\":{\"id\":1,...},\"timestamp\":\"...\",\"token\":\"...\"}\n\
         op is insert, update, delete (row is null), truncate (key and row are null), or upsert where it is too long ago \
         to tell an insert from an update. --from with the token of the last line you have dealt with goes on behind it, \
-        at any node; a feed whose node dies goes on by itself.")]
+        at any node; a feed whose node dies goes on by itself. Ctrl-C ends it (exit 130) and says how to go on.")]
 pub struct FeedArgs {
     /// Where, as a quorate:// URL
     pub url: Option<String>,

@@ -57,7 +57,8 @@ pub enum BadToken {
     },
     /// This log has another history there.
     #[error(
-        "the token is of another epoch: it was given in {theirs}, this is {ours}, and the histories differ at entry {at}"
+        "the token is of another cluster or epoch: it was given in epoch {theirs}, this is {ours}, and the histories differ \
+         at entry {at}"
     )]
     OtherEpoch {
         /// The token's epoch.

@@ -29,6 +29,8 @@ const RECOMPUTE: Duration = Duration::from_secs(6 * 3600);
 const TELL: Duration = Duration::from_secs(2);
 /// The mark of an anchor.
 const ANCHOR: &str = "the anchor";
+/// The name of an anchor that the cluster does not fit.
+const MISMATCH: &str = "AnchorMismatch";
 
 /// What is to be proved.
 pub(super) enum Proving {
@@ -132,7 +134,10 @@ impl Task {
         let mut wrong: Vec<String> = Vec::new();
         for (node, result) in &results.done {
             facts.push((node.to_string(), node_fact(result)));
-            wrong.extend(result.damage.iter().map(|d| format!("{node}: {}", place(d))));
+            wrong.extend(result.damage.iter().map(|d| {
+                let name = if d.what.contains(ANCHOR) { format!("{MISMATCH}: ") } else { String::new() };
+                format!("{name}{node}: {}", place(d))
+            }));
         }
         let failed = results.failed.iter().map(|(node, why)| format!("{node} ({why})"));
         let failed: Vec<String> = failed.collect();
@@ -315,7 +320,8 @@ impl Task {
 }
 
 fn scrub_fact(done: &Scrubbed) -> String {
-    let mut text = format!("{} rows in {} ranges compared on {}", done.rows, done.ranges, list(&done.compared));
+    let ranges = if done.ranges == 1 { "range" } else { "ranges" };
+    let mut text = format!("{} rows in {} {ranges} compared on {}", done.rows, done.ranges, list(&done.compared));
     if !done.left_out.is_empty() {
         let out = done.left_out.iter().map(|(node, why)| format!("{node} ({why})"));
         text += &format!("; not on {}", list(out));
@@ -357,7 +363,9 @@ fn against_anchor(anchor: &Anchor, checked: &Checked, results: &Results, wrong: 
     for (name, id) in &checked.signed {
         let shown = node_id(name).and_then(|node| results.keys.get(&node)).map(|k| quorate_shared::anchor::key_id(k));
         if let Some(shown) = shown.filter(|shown| shown != id) {
-            wrong.push(format!("the anchor is signed for {name} with key {id}, but the key of {name} is {shown}"));
+            wrong.push(format!(
+                "{MISMATCH}: the anchor is signed for {name} with key {id}, but the key of {name} is {shown}"
+            ));
         }
     }
     let mut unknown: BTreeSet<String> = BTreeSet::new();
@@ -366,10 +374,12 @@ fn against_anchor(anchor: &Anchor, checked: &Checked, results: &Results, wrong: 
             let proof = r.shards.iter().find(|(s, _)| *s == shard.0).map(|(_, p)| p);
             proof.is_some_and(|p| p.last.get() >= shard.1)
         };
-        for (node, _) in results.done.iter().filter(|(_, r)| !reaches(r)) {
-            // What was anchored was committed: a log that ends before it has lost it, unless it only lags.
-            unknown.insert(format!("{node} does not reach entry {} of {}", shard.1, shard.0));
+        // What was anchored was committed: a log that ends before it has lost it, unless it only lags.
+        let short: Vec<NodeId> = results.done.iter().filter(|(_, r)| !reaches(r)).map(|(node, _)| *node).collect();
+        if !short.is_empty() && short.len() == results.done.len() {
+            wrong.push(format!("{MISMATCH}: nobody has entry {} of {}, which the anchor is of", shard.1, shard.0));
         }
+        unknown.extend(short.iter().map(|node| format!("{node} does not reach entry {} of {}", shard.1, shard.0)));
     }
     let made = &anchor.time;
     match unknown.is_empty() {

@@ -165,6 +165,9 @@ fn crowded(voters: usize, there: usize) -> Option<String> {
 
 /// What the number of voters means.
 fn tolerance(before: usize, after: usize) -> String {
+    if after == 0 {
+        return format!("no voter instead of {before}: nobody is left to decide");
+    }
     let tolerates = |voters: usize| voters.saturating_sub(1) / 2;
     let (was, is) = (tolerates(before), tolerates(after));
     let even = if after.is_multiple_of(2) { "; an even number tolerates no more than one less" } else { "" };
