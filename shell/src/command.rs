@@ -13,6 +13,7 @@ use quorate_shared::admin::AdminAction;
 use quorate_shared::ids::NodeId;
 
 use crate::args::{self, Format};
+use crate::render::wrap;
 
 /// A command, understood.
 #[derive(Clone, PartialEq, Debug)]
@@ -224,6 +225,8 @@ commands! {
 /// What stands behind a command's name.
 struct Line<'a> {
     rest: &'a str,
+    /// A node may be among its words.
+    takes_node: bool,
 }
 
 impl Line<'_> {
@@ -287,8 +290,11 @@ impl Line<'_> {
             match word.trim_start_matches("--") {
                 "dry-run" => dry_run = true,
                 "accept-loss" => accept_loss = true,
-                _ if node.is_none() => node = Some(args::node(&word)?),
-                _ => return Err(format!("'{word}' is too much")),
+                _ => match args::node(&word) {
+                    Ok(one) if node.is_none() => node = Some(one),
+                    Err(why) if self.takes_node => return Err(why),
+                    _ => return Err(format!("'{word}' is too much")),
+                },
             }
         }
         make(node, accept_loss).map(|action| Command::Admin { action, dry_run })
@@ -366,9 +372,11 @@ pub fn parse(text: &str) -> Result<Command, String> {
         _ => body.find(|c: char| c.is_whitespace() || c == ';').unwrap_or(body.len()),
     };
     let (name, rest) = body.split_at(end);
-    let line = Line { rest: rest.trim() };
     match find(name) {
-        Some(spec) => (spec.read)(&line).map_err(|why| format!("\\{}: {why}", spec.name)),
+        Some(spec) => {
+            let line = Line { rest: rest.trim(), takes_node: spec.arguments.contains("NODE") };
+            (spec.read)(&line).map_err(|why| format!("\\{}: {why}", spec.name))
+        }
         None => Err(format!("there is no command \\{name}{}", near(name))),
     }
 }
@@ -400,7 +408,7 @@ pub fn bare(text: &str) -> Option<Command> {
 }
 
 /// The text of `\?`.
-pub fn help(interactive: bool) -> String {
+pub fn help(interactive: bool, room: usize) -> String {
     let mut out = String::new();
     let shown = || COMMANDS.iter().filter(|c| interactive || !c.interactive);
     let usage = |c: &Spec| {
@@ -412,13 +420,15 @@ pub fn help(interactive: bool) -> String {
     };
     let width = shown().map(|c| usage(c).len()).max().unwrap_or(0);
     for command in shown() {
-        let _ = writeln!(out, "  {:width$}  {}", usage(command), command.help);
+        let mut usage = usage(command);
+        for line in wrap(command.help, room.saturating_sub(width + 4).max(20)) {
+            let _ = writeln!(out, "  {:width$}  {line}", std::mem::take(&mut usage));
+        }
     }
     if interactive {
-        out.push_str(
-            "\nStatements end with ; and may take several lines. Tab completes, Ctrl-R searches the history,\n\
-             Ctrl-C stops the running statement on the server or clears the line, Ctrl-D leaves.\n",
-        );
+        let keys = "Statements end with ; and may take several lines. Tab completes, Ctrl-R searches the history, \
+                    Ctrl-C stops the running statement on the server or clears the line, Ctrl-D leaves.";
+        let _ = writeln!(out, "\n{}", wrap(keys, room).join("\n"));
     }
     out
 }
@@ -477,7 +487,7 @@ mod tests {
 
     #[test]
     fn help_lists_all() {
-        insta::assert_snapshot!(help(true));
-        assert!(!help(false).contains("\\!"));
+        insta::assert_snapshot!(help(true, 80));
+        assert!(!help(false, 80).contains("\\!"));
     }
 }

@@ -19,6 +19,7 @@ use std::io::{self, Write};
 
 use quorate_shared::value::{SqlType, Value};
 use quorate_shared::wire::Column;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::args::Format;
 
@@ -251,4 +252,26 @@ fn markdown(text: &str) -> Cow<'_, str> {
 
 fn markdown_line(out: &mut dyn Write, cells: &[Cow<'_, str>]) -> io::Result<()> {
     writeln!(out, "| {} |", cells.join(" | "))
+}
+
+/// Breaks a text into lines of a width, at blanks where there are some; at least one line.
+pub fn wrap(text: &str, room: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.width() + 1 + word.width() > room {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            // A word longer than a line goes on in the next.
+            if !line.is_empty() && line.width() + c.width().unwrap_or(0) > room {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    lines.push(line);
+    lines
 }

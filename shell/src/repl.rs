@@ -24,8 +24,9 @@ use tokio::sync::{mpsc, watch};
 use crate::command::run::{Flow, connection_info, run as run_command};
 use crate::command::{self, Command};
 use crate::render::error::{Paint, plain_error, statement_error};
+use crate::render::wrap;
 use crate::script::split::{Piece, Splitter, Statement};
-use crate::session::{Failure, Session, client_config};
+use crate::session::{Failure, Session, client_config, terminal_width};
 use background::{News, Wanted};
 use complete::Known;
 use editor::{Answer, Ask, Handle, Printer, Settings};
@@ -56,7 +57,9 @@ pub async fn run(session: &mut Session) -> u8 {
     let (tell, news) = mpsc::unbounded_channel();
     let fetching = tokio::spawn(background::fetch(wants, known.clone(), tell));
     let hello = connection_info(session);
-    session.display.say(&format!("quorate {}; {}\\? lists the commands, \\q leaves", env!("CARGO_PKG_VERSION"), hello));
+    let hello = format!("quorate {}; {hello}", env!("CARGO_PKG_VERSION"));
+    session.display.say(&wrap(&hello, terminal_width().unwrap_or(usize::MAX)).join("\n"));
+    session.display.say("\\? lists the commands, \\q leaves");
     let mut shell = Shell {
         session,
         editor,

@@ -18,7 +18,7 @@ use crate::render::error::Paint;
 use crate::render::status::status_table;
 use crate::script;
 use crate::script::split::Statement;
-use crate::session::{Failure, Ran, Session};
+use crate::session::{Failure, Ran, Session, terminal_width};
 
 /// What the front end is to do after a command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +43,8 @@ pub async fn run(
     match command {
         Command::Help => {
             let interactive = session.output.is_terminal();
-            text(session, &super::help(interactive))?;
+            let room = terminal_width().filter(|_| interactive).unwrap_or(usize::MAX);
+            text(session, &super::help(interactive, room))?;
         }
         Command::Quit => return Ok(Flow::Quit),
         Command::Connect(words) => connect(session, &words).await?,

@@ -183,3 +183,11 @@ fn data_cannot_steer_the_terminal() {
         assert!(!shown.contains(['\x1b', '\x07', '\u{202e}', '\r']), "{shown:?}");
     }
 }
+
+#[test]
+fn wrapping_breaks_at_blanks_and_long_words_anywhere() {
+    assert_eq!(wrap("a bc def", 4), ["a bc", "def"]);
+    assert_eq!(wrap("x abcdefgh ij", 3), ["x", "abc", "def", "gh", "ij"]);
+    assert_eq!(wrap("日本語 x", 4), ["日本", "語 x"]);
+    assert_eq!((wrap("", 4), wrap("日", 1)), (vec![String::new()], vec!["日".to_owned()]));
+}

@@ -354,6 +354,16 @@ fn changes_cluster(id: Id) -> bool {
     matches!(id, Id::Switchover | Id::AddVoter | Id::Demote | Id::Remove | Id::Promote)
 }
 
+/// Why a key that changes the cluster means nothing for the selected node.
+pub fn not_for_selected(model: &Model, key: &KeyEvent) -> Option<String> {
+    let action = ACTIONS.iter().find(|a| changes_cluster(a.id) && (a.matches)(key))?;
+    let (is, wanted) = match selected(model)? {
+        NodeKind::Voter => ("voter", "replica"),
+        NodeKind::Replica => ("replica", "voter"),
+    };
+    Some(format!("{} ({}) is for a {wanted}; a {is} is selected", action.keys, action.label))
+}
+
 /// Which action a key means now, if any.
 pub fn find(model: &Model, key: &KeyEvent) -> Option<Id> {
     if let Some(action) = ACTIONS.iter().find(|a| (a.enabled)(model) && (a.matches)(key)) {

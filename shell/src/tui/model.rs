@@ -154,7 +154,7 @@ pub struct Model {
     /// The change of the cluster that was last looked at.
     pub doing: Option<Doing>,
     /// First line of the help that is shown.
-    pub help_scroll: u16,
+    pub scroll: u16,
     /// Selected node, by position.
     pub node: usize,
     /// Selected member, by position.

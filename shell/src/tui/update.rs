@@ -128,7 +128,7 @@ fn act(model: &mut Model, id: Id) -> Vec<Effect> {
         Id::Quit | Id::Interrupt => return vec![Effect::Quit],
         Id::Help => {
             model.overlay = Some(Overlay::Help);
-            model.help_scroll = 0;
+            model.scroll = 0;
         }
         Id::Close => model.overlay = None,
         Id::Switchover | Id::AddVoter | Id::Demote | Id::Remove | Id::Promote => return plan_action(model, id),
@@ -189,6 +189,7 @@ fn plan_action(model: &mut Model, id: Id) -> Vec<Effect> {
     let at = (id == Id::Promote).then_some(addr);
     let danger = ACTIONS.iter().any(|a| a.id == id && a.danger);
     model.overlay = Some(Overlay::Action);
+    model.scroll = 0;
     model.doing = Some(Doing {
         action: action.clone(),
         at: at.clone(),
@@ -240,8 +241,8 @@ fn step_pane(model: &Model, forward: bool) -> Pane {
 }
 
 fn select(model: &mut Model, by: isize) {
-    if model.overlay == Some(Overlay::Help) {
-        model.help_scroll = model.help_scroll.saturating_add_signed(by as i16);
+    if matches!(model.overlay, Some(Overlay::Help | Overlay::Action)) {
+        model.scroll = model.scroll.saturating_add_signed(by as i16);
         return;
     }
     let picture = model.cluster.picture.as_ref();
@@ -299,6 +300,9 @@ fn type_key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
     if model.overlay == Some(Overlay::Action) && key.code == KeyCode::Enter {
         // What cannot be taken back wants its own key.
         return if model.doing.as_ref().is_some_and(|doing| !doing.danger) { begin_action(model) } else { Vec::new() };
+    }
+    if let Some(why) = actions::not_for_selected(model, &key) {
+        tell(model, why);
     }
     if model.overlay.is_some() || model.page != Page::Sql {
         return Vec::new();
