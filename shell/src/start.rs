@@ -85,7 +85,7 @@ async fn run(args: &Args, paint: Paint) -> u8 {
         Some(Command::Bench(bench)) => ended(Box::pin(bench::run(measure(&options, bench))).await, paint),
         Some(Command::Backup(args)) => ended(Box::pin(backup::run(&options, args, paint)).await, paint),
         Some(Command::Restore(args)) => ended(backup::restore(args), paint),
-        Some(Command::Feed(args)) => ended(feed::run(&options, args, paint).await, paint),
+        Some(Command::Feed(args)) => ended(Box::pin(feed::run(&options, args, paint)).await, paint),
         Some(Command::Demo(demo)) => {
             let demo = demo::Options {
                 data: demo.data.clone(),
