@@ -91,6 +91,8 @@ pub struct RaftReplicator {
     may_lead: bool,
     /// The commit index the followers have been told.
     announced: u64,
+    /// The commit index written last.
+    written: Index,
     dropped: u64,
     /// The leader's log begins behind this one's end.
     needs_snapshot: Option<Index>,
@@ -159,6 +161,7 @@ impl RaftReplicator {
             giving_up: false,
             may_lead: true,
             announced: 0,
+            written: Index::new(0),
             dropped: 0,
             needs_snapshot: None,
             marked: now,
@@ -287,6 +290,13 @@ impl RaftReplicator {
             self.node.raft.mut_store().set_hard(new);
             let forgotten = HardState { commit: new.commit, ..HardState::default() };
             records.push(LogRecord::Hard(if planted(Bug::ForgetHardState) { forgotten } else { new }));
+            self.written = new.commit;
+        } else if old.commit > self.written && !planted(Bug::ForgetHardState) {
+            // A commit that came alone was not written. With the next entries it is: whoever has the entry of a change
+            // knows, also after a power cut, that the change before it counts; else two memberships without a common
+            // voter could both decide.
+            records.push(LogRecord::Hard(old));
+            self.written = old.commit;
         }
         self.writes.give_out(now, number, entries.last().map(|e| Index::new(e.index)));
         true
@@ -398,7 +408,9 @@ impl RaftReplicator {
 
 impl Replicator for RaftReplicator {
     fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal> {
-        let known = from != self.me && self.membership.contains(from);
+        // One that was named since what is applied here may lead: whoever is behind must hear it to get on.
+        let newer = from >= self.membership.next;
+        let known = from != self.me && (newer || self.membership.contains(from));
         let Some(mut decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
             self.dropped += 1;
             return Ok(());
@@ -454,6 +466,15 @@ impl Replicator for RaftReplicator {
             node.raft.set_randomized_election_timeout(timeout);
             node.tick()
         })?;
+        let raft = &self.node.raft;
+        let silent = raft.leader_id != raft::INVALID_ID && raft.election_elapsed >= self.clock.longest();
+        if silent && !self.membership.votes(self.me) {
+            // It stands for no election, and would believe in the leader for ever that has removed it.
+            self.run("forget a silent leader", |node| {
+                let term = node.raft.term;
+                node.raft.become_follower(term, raft::INVALID_ID);
+            })?;
+        }
         self.mark_again(now)?;
         self.watch_disk(now)
     }
@@ -516,6 +537,15 @@ impl Replicator for RaftReplicator {
         self.applying.applied(index);
         self.apply_changes(index)?;
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
+    }
+
+    fn committed(&mut self, _: Now, index: Index) -> Result<(), Fatal> {
+        self.run("note what is committed", |node| {
+            let log = &mut node.raft.raft_log;
+            if let Ok(term) = log.term(index.get()) {
+                log.maybe_commit(index.get(), term);
+            }
+        })
     }
 
     fn compact(&mut self, index: Index, term: Term) -> Result<bool, Fatal> {
