@@ -44,7 +44,7 @@ pub fn recover(dir: &Path, dry_run: bool) -> Result<String, NodeError> {
         let Some(bounds) = reader.bounds(shard) else {
             return failed(format!("the log has no base record of {shard}; recover from another survivor"));
         };
-        let commit = bounds.hard.commit.max(bounds.base.index).min(bounds.last);
+        let commit = bounds.committed();
         let unsure = bounds.last.get() - commit.get();
         let (last, term) = (bounds.last, bounds.last_term);
         let _ = writeln!(

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use quorate_core::join;
 use quorate_core::membership::{Host, Membership, MembershipChange, Refused};
+use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
 use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId};
 use tokio::sync::mpsc;
@@ -191,7 +192,11 @@ impl Roles {
         for view in self.driver.views() {
             let (shard, membership) = (view.shard, view.membership());
             let change = match self.part(view) {
-                Part::Lost(remove) => MembershipChange::Replace { remove, learner: self.me },
+                Part::Lost(remove) => match self.forwarder.replicator() {
+                    Protocol::Raft => MembershipChange::Replace { remove, learner: self.me },
+                    // It has no learners; and the one that goes is not there either.
+                    Protocol::Paxos => MembershipChange::ReplaceVoter { remove, voter: self.me },
+                },
                 // One that was added as a new voter is promoted by whoever added it.
                 _ if self.is_healing() && membership.learns(view.replica) => MembershipChange::Promote(view.replica),
                 _ => continue,

@@ -438,7 +438,7 @@ mod tests {
         let epoch = Epoch { number: 2, id: 300 };
         let membership = Membership { next: quorate_shared::ids::ReplicaId::new(5), ..Membership::default() };
         let begun = entry(Body::Epoch(EpochEntry { epoch, membership }));
-        assert_eq!(hex(&begun.encode()), format!("08{HEAD}02ac0200000005"));
+        assert_eq!(hex(&begun.encode()), format!("08{HEAD}02ac020000000500"));
         assert_eq!(Entry::decode(&begun.encode()).unwrap(), begun);
         let empty = entry(Body::Empty);
         assert_eq!(hex(&empty.encode()), format!("10{HEAD}"));

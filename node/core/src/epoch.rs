@@ -91,12 +91,17 @@ pub fn begin(
     // An interrupted attempt has taken the next id already: it is this replica's.
     let replica = tail.next.max(bounds.replica);
     let member = Member { replica, node: me.node, nonce: me.nonce };
-    let membership = Membership { voters: vec![member], next: replica.next(), ..Membership::default() };
+    let membership = Membership {
+        voters: vec![member],
+        next: replica.next(),
+        changes: applied.membership.changes + 1,
+        ..Membership::default()
+    };
     let (index, term) = (bounds.last.next(), bounds.hard.term.max(bounds.last_term).next());
     let timestamp = Timestamp::new(wall, 0).max(tail.timestamp.next());
     let body = Body::Epoch(EpochEntry { epoch, membership });
     let bytes = Entry { index, previous: chain, timestamp, body }.encode();
-    let hard = HardState { term, vote: replica, commit: bounds.hard.commit.max(applied.index) };
+    let hard = HardState { term, vote: replica, commit: bounds.committed().max(applied.index) };
     if bounds.replica == replica {
         log.append(replica, shard, &[LogRecord::Hard(hard)])?;
     } else {
@@ -193,7 +198,7 @@ pub fn rejoin(
         _ => None,
     };
     // What a member had not known to be committed may not be what the others have there.
-    let committed = bounds.hard.commit.max(bounds.base.index).min(bounds.last);
+    let committed = bounds.committed();
     let keep = match common {
         Some(common) if bounds.replica == ReplicaId::NONE || ours.is_some() => common,
         Some(_) => committed,

@@ -63,7 +63,7 @@ pub fn settle(
             return Ok(old);
         }
     } else {
-        let committed = bounds.hard.commit.max(applied.index).max(bounds.base.index);
+        let committed = bounds.committed().max(applied.index);
         if committed < bounds.last {
             if old >= applied.membership.next {
                 let cause = "a new epoch was being begun here and is not complete: begin it again";

@@ -61,10 +61,9 @@ pub struct Round {
 pub struct PaxosState {
     /// The configuration it is of; those before it are over.
     pub configuration: u32,
-    /// Where the configuration begins: its first entry follows this index.
+    /// This replica takes part in it from here on: everything up to this index is decided, and the configuration's
+    /// entries follow it.
     pub begins: Index,
-    /// Rounds of the configurations before it: terms go on growing.
-    pub rounds_before: u32,
     /// No round below this one is taken part in any more.
     pub promised: Round,
     /// The round in which the entries were accepted last.
@@ -162,6 +161,14 @@ pub struct LogBounds {
     pub paxos: Option<PaxosState>,
     /// Bytes of its entries.
     pub bytes: u64,
+}
+
+impl LogBounds {
+    /// The highest index that this log itself knows to be committed.
+    pub fn committed(&self) -> Index {
+        let decided = self.paxos.map_or(self.base.index, |paxos| paxos.decided);
+        self.hard.commit.max(decided).max(self.base.index).min(self.last)
+    }
 }
 
 /// The writer's side. `append` may buffer; after `sync` everything appended is durable.

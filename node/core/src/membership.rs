@@ -55,6 +55,8 @@ pub struct Membership {
     pub learners: Vec<Member>,
     /// The first replica id that was never given.
     pub next: ReplicaId,
+    /// How many changes have led to it: a protocol whose configurations are numbered counts them by it.
+    pub changes: u64,
 }
 
 /// What is to change.
@@ -171,7 +173,7 @@ impl Membership {
             voters.into_iter().map(|(replica, node)| Member { replica, node, ..Member::default() }).collect();
         voters.sort_unstable();
         let next = voters.last().map_or(ReplicaId::new(1), |m| m.replica.next());
-        Self { voters, outgoing: Vec::new(), learners: Vec::new(), next }
+        Self { voters, next, ..Self::default() }
     }
 
     /// Everybody, the voters before included, by replica id.
@@ -219,7 +221,7 @@ impl Membership {
 
     /// The membership after a change, or why it cannot be.
     pub fn after(&self, change: &MembershipChange) -> Result<Membership, Refused> {
-        let mut out = self.clone();
+        let mut out = Membership { changes: self.changes + 1, ..self.clone() };
         match (*change, self.is_joint()) {
             (MembershipChange::Leave, true) => {
                 out.outgoing.clear();
@@ -318,6 +320,7 @@ impl Membership {
             }
         }
         put_u64(out, self.next.get());
+        put_u64(out, self.changes);
     }
 
     /// Takes its bytes.
@@ -332,7 +335,7 @@ impl Membership {
                 .collect::<Result<_, _>>()
         };
         let (voters, outgoing, learners) = (members()?, members()?, members()?);
-        Ok(Self { voters, outgoing, learners, next: ReplicaId::new(r.u64()?) })
+        Ok(Self { voters, outgoing, learners, next: ReplicaId::new(r.u64()?), changes: r.u64()? })
     }
 }
 
@@ -482,7 +485,7 @@ mod tests {
         let hex: String = entry.encode().iter().map(|b| format!("{b:02x}")).collect();
         let (zero, two) = ("00".repeat(16), "02".repeat(16));
         let expected =
-            format!("01050202{two} 02 0101{zero}0303{zero} 03 0101{zero}0202{zero}0303{zero} 01 0402{two} 05");
+            format!("01050202{two} 02 0101{zero}0303{zero} 03 0101{zero}0202{zero}0303{zero} 01 0402{two} 05 01");
         assert_eq!(hex, expected.replace(' ', ""));
         assert_eq!(ChangeEntry::decode(&entry.encode()), Ok(entry));
     }

@@ -8,16 +8,20 @@
 //! Invariants: entries are handed out as committed only when they are durable in the local log; every message in
 //! [`Output::sends`] is legal to put on the wire at once; a peer's bytes never panic.
 
+mod flow;
 pub mod paxos;
 pub mod raft;
 pub(crate) mod random;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use quorate_shared::ids::{Index, ReplicaId, Term};
+use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
+pub use self::flow::APPLY_WINDOW_BYTES;
 use crate::error::Fatal;
-use crate::log::{LogEntry, LogRecord};
+use crate::log::{LogEntry, LogRecord, Membership};
 use crate::membership::{MembershipChange, Refused};
 
 /// Milliseconds on the driver's monotonic clock.
@@ -49,6 +53,23 @@ impl Default for Timing {
     fn default() -> Self {
         Timing { tick: 25, heartbeat: 50, election_min: 400, election_max: 800, report_fresh: 250 }
     }
+}
+
+/// What a replica has to know to take part.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The shard.
+    pub shard: ShardId,
+    /// This replica.
+    pub replica: ReplicaId,
+    /// Who takes part as of what is applied, this replica among them.
+    pub membership: Arc<Membership>,
+    /// Highest index the engine has applied.
+    pub applied: Index,
+    /// For everything random in it; different on every replica and every start.
+    pub seed: u64,
+    /// How long things may take.
+    pub timing: Timing,
 }
 
 /// The protocol of a shard, the same for all its replicas for as long as it exists.

@@ -37,9 +37,9 @@ use crate::log::{BaseRecord, LogEntry, LogReader, LogRecord, Membership};
 use crate::machine::Applied;
 use crate::membership::{MembershipChange, Refused};
 use crate::proposal::{Proposal, WriteResult};
-use crate::replica::paxos::{Config as PaxosConfig, PaxosReplicator};
-use crate::replica::raft::{Config as RaftConfig, RaftReplicator};
-use crate::replica::{Leadership, Now, PersistId, Protocol, Replicator, Timing};
+use crate::replica::paxos::PaxosReplicator;
+use crate::replica::raft::RaftReplicator;
+use crate::replica::{Config as ReplicaConfig, Leadership, Now, PersistId, Protocol, Replicator, Timing};
 use crate::sequencer::{Decision, Sequencer};
 
 /// Names a waiting caller; chosen by the driver, never reused while waiting.
@@ -657,17 +657,11 @@ fn replicator(
 ) -> Result<Box<dyn Replicator>, Fatal> {
     let Config { shard, replica, seed, timing, .. } = *config;
     let membership = Arc::clone(&applied.membership);
-    let applied = applied.index;
+    let replica = ReplicaConfig { shard, replica, membership, applied: applied.index, seed, timing };
     let log = Arc::clone(log);
     Ok(match config.protocol {
-        Protocol::Raft => {
-            let config = RaftConfig { shard, replica, membership, applied, seed, timing };
-            Box::new(RaftReplicator::new(&config, log, now)?)
-        }
-        Protocol::Paxos => {
-            let config = PaxosConfig { shard, replica, membership, applied, seed, timing };
-            Box::new(PaxosReplicator::new(&config, log, now)?)
-        }
+        Protocol::Raft => Box::new(RaftReplicator::new(&replica, log, now)?),
+        Protocol::Paxos => Box::new(PaxosReplicator::new(&replica, log, now)?),
     })
 }
 

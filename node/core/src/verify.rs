@@ -123,7 +123,7 @@ impl<'a> ChainWalk<'a> {
             base_chain: base.chain,
             last: base.index,
             chain: base.chain,
-            commit: bounds.hard.commit.max(base.index),
+            commit: bounds.committed(),
             ..ChainProof::default()
         };
         let (term, timestamp) = (base.term, base.timestamp);

@@ -148,15 +148,6 @@ impl Planned {
     }
 }
 
-/// Whether an action makes or unmakes a voter.
-fn changes_voters(scene: &Scene, action: &AdminAction) -> bool {
-    match action {
-        AdminAction::AddVoter { .. } | AdminAction::DemoteVoter { .. } | AdminAction::Promote { .. } => true,
-        AdminAction::RemoveNode { node } => scene.kind(*node) == Some(NodeKind::Voter),
-        _ => false,
-    }
-}
-
 /// Where an action's events go, with the time since it began.
 pub(crate) struct Steps {
     events: mpsc::Sender<AdminEvent>,
@@ -251,17 +242,16 @@ impl Runner {
     }
 
     async fn plan(&self, action: &AdminAction) -> Planned {
-        let scene = self.scene().await;
+        let (scene, protocol) = (self.scene().await, self.forwarder.replicator());
         match action {
             AdminAction::Switchover { to } => switchover::plan(&scene, *to),
-            action if self.forwarder.replicator() == Protocol::Paxos && changes_voters(&scene, action) => {
-                let (what, name) = (format!("{} the cluster", action.name()), action.name());
-                Planned::refused(what, format!("Unsupported: the paxos replicator cannot change its voters (`{name}`)"))
+            AdminAction::Promote { .. } if protocol == Protocol::Paxos => {
+                Planned::refused("begin a new epoch", "Unsupported: the paxos replicator needs at least two voters")
             }
             action if prove::knows(action) => prove::plan(&scene, self.prover.get(), action),
-            AdminAction::AddVoter { node } => voters::plan(&scene, *node, Goal::Vote),
-            AdminAction::DemoteVoter { node } => voters::plan(&scene, *node, Goal::Ship),
-            AdminAction::RemoveNode { node } => voters::plan(&scene, *node, Goal::Gone),
+            AdminAction::AddVoter { node } => voters::plan(&scene, protocol, *node, Goal::Vote),
+            AdminAction::DemoteVoter { node } => voters::plan(&scene, protocol, *node, Goal::Ship),
+            AdminAction::RemoveNode { node } => voters::plan(&scene, protocol, *node, Goal::Gone),
             AdminAction::Promote { accept_loss } => promote::plan(&scene, self.node, *accept_loss),
             other => Planned::refused(
                 format!("{} the cluster", other.name()),

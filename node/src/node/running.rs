@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use quorate_core::log::LogReader;
 use quorate_core::membership::Host;
-use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
 use quorate_shared::ids::{ClusterId, NodeId, ReplicaId, ShardId};
 use quorate_shared::status::NodeKind;
@@ -67,8 +66,7 @@ pub(super) fn start(
     opened: Opened,
     router: &Arc<dyn Router>,
 ) -> Result<Running, NodeError> {
-    let Some((cluster, replicator)) = directory.founding().map(|founding| (founding.cluster, founding.replicator))
-    else {
+    let Some(cluster) = directory.founding().map(|founding| founding.cluster) else {
         return Err(NodeError::Failed("the founding record has vanished".into()));
     };
     let progress = Arc::new(ProgressOut::default());
@@ -101,7 +99,7 @@ pub(super) fn start(
         forwarder: parts.forwarder.clone(),
     });
     follow(parts, directory, &driver, progress, needed);
-    tell_lost(parts, directory, replicator);
+    tell_lost(parts, directory);
     watch_roles(parts, directory, &driver);
     let keeping = Arc::new(Housekeeping {
         config: parts.config.clone(),
@@ -150,13 +148,9 @@ fn prover(
 }
 
 /// A voter that is being filled again says so until it votes.
-fn tell_lost(parts: &Parts, directory: &Directory, replicator: Protocol) {
+fn tell_lost(parts: &Parts, directory: &Directory) {
     if let Some(why) = directory.note(store::LOST) {
-        let then = match replicator {
-            Protocol::Raft => "it is being filled again",
-            Protocol::Paxos => "it follows as a replica; the paxos replicator cannot give it its vote again",
-        };
-        parts.forwarder.set_state(NodeState::LostLog(format!("{why}; {then}")));
+        parts.forwarder.set_state(NodeState::LostLog(format!("{why}; it is being filled again")));
     }
 }
 

@@ -447,7 +447,7 @@ impl Plan<'_> {
         let bounds = &self.bounds[&shard];
         let end = match bounds.replica {
             ReplicaId::NONE => bounds.last,
-            _ => bounds.hard.commit.min(bounds.last),
+            _ => bounds.committed(),
         };
         let mut told = machine.state().index.get();
         while machine.state().index < end {

@@ -376,7 +376,7 @@ mod tests {
         };
         let bytes = state.encode_applied();
         let (chain, start, zero) = ("cc".repeat(32), "dd".repeat(32), "00".repeat(16));
-        let expected = format!("02ac0202{chain} 05 0109 07{start} 02 0101{zero} 0202{zero} 00 00 03");
+        let expected = format!("02ac0202{chain} 05 0109 07{start} 02 0101{zero} 0202{zero} 00 00 03 00");
         assert_eq!(hex(&bytes), expected.replace(' ', ""));
         assert_eq!(MachineState::decode_applied(&bytes).unwrap(), state);
 

@@ -7,17 +7,21 @@
 //! - **Sessions.** It resends nothing of its accept phase. `session` orders frames and notices every loss; after one
 //!   both sides tell their library that the other has reconnected.
 //! - **Flow.** A follower that is far behind gets its entries in parts (`stream`).
-//! - **Terms.** A round is a term that grows (`rounds before + number`, proposer); a leader's first entry is empty and of
-//!   its term: once it is decided, everything accepted at the election is.
 //! - **Forwarding** is never used: entries are appended by a leader in its accept phase only, at exactly the position
 //!   they were made for. A forwarded proposal of a peer is dropped.
 //! - **Reads.** See `reads`.
 //! - **Leadership.** A leader that no majority has confirmed for an election timeout does not call itself one; one whose
 //!   disk hangs neither answers nor asks in the election, so that the others replace it.
+//! - **Membership.** See `members`: a configuration of the library for each membership, on one log.
+//! - **Catching up** past the library, from what is decided, or by a snapshot where the log is trimmed: see `missing`.
 //! - **Panics.** Messages are checked first, and what panics all the same is [`Fatal`] for this replica only.
+//! - **Terms.** A round is a term that grows (configuration, number, proposer); a leader's first entry is empty and of its
+//!   term: once it is decided, everything accepted at the election is.
 //!
 //! It cannot: learners, a configuration of one voter. Both are refused by name.
 
+mod members;
+mod missing;
 mod reads;
 mod receive;
 mod send;
@@ -29,26 +33,27 @@ mod tests;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use omnipaxos::{ClusterConfig, OmniPaxos, ServerConfig};
+use omnipaxos::OmniPaxos;
 use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 
+use self::members::Place;
+use self::missing::Missing;
 use self::reads::Reads;
 use self::session::Link;
 use self::storage::{Item, Store};
 use self::stream::Streams;
 use self::wire::Message;
+use super::flow::{Applying, Writes, guard};
 use super::random::Random;
-use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
+use super::{Capabilities, Config, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
 use crate::error::Fatal;
-use crate::log::{LogReader, Membership, PaxosState, Payload, Round};
+use crate::log::{LogEntry, LogReader, Membership, Payload, Round};
+use crate::membership::{ChangeEntry, MembershipChange, Refused};
 
-/// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
-pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
 /// Voters of one configuration: a term holds its round's proposer in four bits.
 pub const VOTERS_MAX: u64 = 15;
 /// How often the library repeats what a peer may not have got.
@@ -58,23 +63,6 @@ const ROUNDS_AT_ONCE: u32 = 16;
 /// Messages the library may have for others in one step.
 const BUFFER_MESSAGES: usize = 64;
 
-/// What a replica has to know to take part.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The shard.
-    pub shard: ShardId,
-    /// This replica.
-    pub replica: ReplicaId,
-    /// The members as of what is applied; this replica is one of its voters.
-    pub membership: Arc<Membership>,
-    /// Highest index the engine has applied.
-    pub applied: Index,
-    /// For the names of sessions; different on every start.
-    pub seed: u64,
-    /// How long things may take.
-    pub timing: Timing,
-}
-
 /// A message that waits for a write.
 struct Held {
     until: PersistId,
@@ -82,14 +70,6 @@ struct Held {
     /// The session it was meant for.
     generation: u64,
     message: Message,
-}
-
-/// A write on its way to the disk.
-struct Write {
-    id: PersistId,
-    since: Now,
-    /// The last index of the log when it was given out, as far as it has not been cut since.
-    last: Index,
 }
 
 /// A handing over that has not ended: the round it ends, and when it is given up.
@@ -110,8 +90,13 @@ pub struct PaxosReplicator {
     voters: Vec<ReplicaId>,
     pid: u64,
     configuration: u32,
+    membership: Arc<Membership>,
     begins: Index,
-    rounds_before: u32,
+    /// Changes of the membership handed out and not yet followed.
+    changes: VecDeque<(Index, ChangeEntry)>,
+    /// It led the configuration before, and stands first in this one; until when.
+    heir: Option<Now>,
+    missing: Missing,
     random: Random,
     links: BTreeMap<u64, Link>,
     streams: Streams,
@@ -127,9 +112,7 @@ pub struct PaxosReplicator {
     ticks: u64,
     next_tick: Now,
     next_heartbeat: Now,
-    writes: VecDeque<Write>,
-    issued: PersistId,
-    durable: PersistId,
+    writes: Writes,
     /// The last write that carries a new promise.
     promise_write: PersistId,
     held: VecDeque<Held>,
@@ -139,14 +122,16 @@ pub struct PaxosReplicator {
     applied: Index,
     /// Committed entries handed out up to here.
     handed: Index,
-    applying: VecDeque<(Index, usize)>,
-    applying_bytes: usize,
+    applying: Applying,
     /// The round this replica leads, and the index of its first entry.
     led: Option<(Round, Index)>,
     led_since: Now,
     /// No majority has confirmed this leader for an election timeout.
     lonely: bool,
     handing_over: Option<HandingOver>,
+    /// The round it has given up without waiting for another leader, and when.
+    resigned: Option<(Round, Now)>,
+    may_lead: bool,
     dropped: u64,
 }
 
@@ -162,47 +147,16 @@ impl PaxosReplicator {
         {
             return Err(Fatal::new(doing(), format!("its timing makes no sense: {timing:?}")));
         }
-        let Membership { voters, outgoing, learners, .. } = &*config.membership;
-        if !outgoing.is_empty() || !learners.is_empty() {
-            return Err(Fatal::new(doing(), "the paxos replicator has neither learners nor joint memberships"));
-        }
-        // Sorted by replica id: the same place for everybody.
-        let voters: Vec<ReplicaId> = voters.iter().map(|m| m.replica).collect();
-        let count = voters.len() as u64;
-        if count < 2 {
-            return Err(Fatal::new(doing(), "the paxos replicator needs at least two voters"));
-        }
-        if count > VOTERS_MAX {
-            return Err(Fatal::new(doing(), format!("the paxos replicator takes at most {VOTERS_MAX} voters")));
-        }
-        let Some(place) = voters.iter().position(|v| *v == config.replica) else {
-            return Err(Fatal::new(doing(), format!("{} is not a voter of {voters:?}", config.replica)));
-        };
-        let pid = place as u64 + 1;
-        let fresh = PaxosState { configuration: 1, ..PaxosState::default() };
-        let store = Store::open(log, config.shard, fresh, config.applied, |_| None)?;
-        let PaxosState { configuration, begins, rounds_before, .. } = store.paxos();
-        let ticks = |ms: u64| (ms / timing.tick).max(1);
-        let round_ticks = ticks(timing.election_min / 2);
-        let cluster =
-            ClusterConfig { configuration_id: configuration, nodes: (1..=count).collect(), flexible_quorum: None };
-        let server = ServerConfig {
-            pid,
-            election_tick_timeout: round_ticks,
-            resend_message_tick_timeout: ticks(RESEND_MS),
-            buffer_size: BUFFER_MESSAGES,
-            ..ServerConfig::default()
-        };
-        let library = guard(doing, || cluster.build_for_server(server, store.clone()))?
-            .map_err(|e| Fatal::new(doing(), format!("the paxos library: {e:?}")))?;
-        if let Some(fatal) = store.take_failure() {
-            return Err(fatal);
-        }
+        let place = Place::of(config.shard, config.replica, &config.membership)?;
+        let store = Store::open(log, config.shard, place.configuration, config.applied)?;
+        let library = place.library(config.shard, &timing, &store)?;
+        let Place { configuration, voters, pid } = place;
         // Not the replica's alone: two sessions of one place must never have the same name.
         let mut random = Random::new(config.seed ^ config.replica.get().rotate_left(32) ^ now.rotate_left(48));
-        let links = (1..=count).filter(|p| *p != pid).map(|p| (p, Link::new(now, &mut random))).collect();
+        let links = (1..=voters.len() as u64).filter(|p| *p != pid).map(|p| (p, Link::new(now, &mut random))).collect();
         let mut replica = Self {
             library,
+            begins: store.paxos().begins,
             store,
             shard: config.shard,
             timing,
@@ -210,8 +164,10 @@ impl PaxosReplicator {
             voters,
             pid,
             configuration,
-            begins,
-            rounds_before,
+            membership: Arc::clone(&config.membership),
+            changes: VecDeque::new(),
+            heir: None,
+            missing: Missing::default(),
             random,
             links,
             streams: Streams::default(),
@@ -219,13 +175,11 @@ impl PaxosReplicator {
             round: 0,
             answered: BTreeSet::new(),
             met: false,
-            round_ticks,
+            round_ticks: members::round_ticks(&timing),
             ticks: 0,
             next_tick: now,
             next_heartbeat: now,
-            writes: VecDeque::new(),
-            issued: 0,
-            durable: 0,
+            writes: Writes::default(),
             promise_write: 0,
             held: VecDeque::new(),
             sends: Vec::new(),
@@ -233,12 +187,13 @@ impl PaxosReplicator {
             confirmed_reads: Vec::new(),
             applied: config.applied,
             handed: config.applied,
-            applying: VecDeque::new(),
-            applying_bytes: 0,
+            applying: Applying::default(),
             led: None,
             led_since: now,
             lonely: false,
             handing_over: None,
+            resigned: None,
+            may_lead: true,
             dropped: 0,
         };
         // What it wants sent first is lost: there is no session yet.
@@ -250,7 +205,7 @@ impl PaxosReplicator {
     fn run<T>(&mut self, now: Now, doing: &str, f: impl FnOnce(&mut OmniPaxos<Item, Store>) -> T) -> Result<T, Fatal> {
         let library = &mut self.library;
         let shard = self.shard;
-        let result = guard(|| format!("{doing} of {shard}"), || f(library));
+        let result = guard("paxos", || format!("{doing} of {shard}"), || f(library));
         if let Some(fatal) = self.store.take_failure() {
             return Err(fatal);
         }
@@ -262,10 +217,7 @@ impl PaxosReplicator {
     /// What every call of the library may have led to.
     fn after(&mut self, now: Now) -> Result<(), Fatal> {
         if let Some(from) = self.store.take_cut() {
-            let keep = Index::new(from.get() - 1);
-            for write in &mut self.writes {
-                write.last = write.last.min(keep);
-            }
+            self.writes.cut(from);
         }
         self.drain(now, false)?;
         let promised = self.store.paxos().promised;
@@ -291,17 +243,18 @@ impl PaxosReplicator {
 
     /// The library says that this replica leads, in its accept phase.
     fn leads(&self) -> bool {
-        self.library.get_current_leader() == Some((self.pid, true))
+        let resigned = self.resigned.is_some_and(|(round, _)| round == self.promised());
+        !resigned && self.library.get_current_leader() == Some((self.pid, true))
     }
 
     fn promised(&self) -> Round {
         self.store.paxos().promised
     }
 
-    /// A round as a term. Grows with the rounds of a configuration and over configurations.
+    /// A round as a term: grows with the rounds of a configuration and over configurations, and is nobody else's.
     fn term(&self, round: Round) -> Term {
-        let number = u64::from(self.rounds_before) + u64::from(round.number);
-        Term::new(number << 4 | u64::from(round.proposer))
+        let configuration = u64::from(self.configuration.saturating_sub(1));
+        Term::new(configuration << 32 | u64::from(round.number) << 4 | u64::from(round.proposer))
     }
 
     fn index(&self, position: u64) -> Index {
@@ -366,14 +319,9 @@ impl PaxosReplicator {
         Ok(())
     }
 
-    /// The longest wait for the local disk.
-    fn disk_wait(&self, now: Now) -> u64 {
-        self.writes.front().map_or(0, |w| now.saturating_sub(w.since))
-    }
-
     /// The disk hangs: this replica takes no part in elections.
     fn disk_hangs(&self, now: Now) -> bool {
-        self.disk_wait(now) >= self.timing.election_min
+        self.writes.wait(now) >= self.timing.election_min
     }
 
     /// The highest decided position that is durable here.
@@ -399,7 +347,7 @@ impl PaxosReplicator {
 
     fn tick_library(&mut self, now: Now) -> Result<(), Fatal> {
         let library = &mut self.library;
-        guard(|| format!("tick of {}", self.shard), || library.tick())?;
+        guard("paxos", || format!("tick of {}", self.shard), || library.tick())?;
         self.ticks = (self.ticks + 1) % self.round_ticks;
         // What the library repeats by the clock, the session has not lost.
         self.drain(now, true)?;
@@ -430,11 +378,11 @@ impl PaxosReplicator {
             } else if now >= self.next_heartbeat {
                 for context in self.reads.open_for(pid) {
                     let n = self.promised();
-                    self.send(now, pid, &Message::Confirm { n, context });
+                    self.send(now, pid, Message::Confirm { n, context });
                 }
                 let quiet = self.links.get(&pid).is_some_and(|l| now.saturating_sub(l.spoken) >= self.timing.heartbeat);
                 if quiet {
-                    self.send(now, pid, &Message::Beat);
+                    self.send(now, pid, Message::Beat);
                 }
             }
         }
@@ -446,16 +394,15 @@ impl PaxosReplicator {
     /// Committed entries that the applier has room for.
     fn take_committed(&mut self, out: &mut Output) -> Result<(), Fatal> {
         let commit = self.commit_index();
-        while self.handed < commit && self.applying_bytes < APPLY_WINDOW_BYTES {
+        while self.handed < commit && !self.applying.is_full() {
             let entries = self.store.entries(self.handed.next(), commit.next(), APPEND_BYTES_MAX)?;
             let Some(last) = entries.last().map(|e| e.index) else {
                 let cause = format!("the log has no entry {}", self.handed.next());
                 return Err(Fatal::new(format!("read the log of {}", self.shard), cause));
             };
-            let bytes = entries.iter().map(|e| e.bytes.len() + 64).sum();
             self.handed = last;
-            self.applying.push_back((last, bytes));
-            self.applying_bytes += bytes;
+            self.applying.hand_out(&entries);
+            self.note_changes(&entries)?;
             out.committed.extend(entries);
         }
         Ok(())
@@ -471,14 +418,23 @@ impl Replicator for PaxosReplicator {
         if now < self.next_tick {
             return Ok(());
         }
-        // After a pause one tick is enough: messages that have come meanwhile must be heard before an election begins.
-        self.next_tick = (self.next_tick + self.timing.tick).max(now + self.timing.tick / 2).max(now + 1);
+        self.next_tick = self.timing.after_tick(self.next_tick, now);
         self.tick_links(now);
         self.look_around(now);
         self.handing_over = self.handing_over.filter(|h| now < h.until);
         self.met |= self.links.values().filter(|l| l.is_open()).count() >= self.others_needed();
         if !self.met || self.disk_hangs(now) {
             return Ok(());
+        }
+        if self.resigned.is_some_and(|(_, since)| now.saturating_sub(since) > self.timing.election_max) {
+            // Nobody has taken over.
+            let (round, _) = self.resigned.take().unwrap_or_default();
+            if round == self.promised() && self.may_lead {
+                self.take_over(now)?;
+            }
+        }
+        if !self.may_lead && self.leads() && self.handing_over.is_none() {
+            self.transfer(now, None)?;
         }
         self.tick_library(now)?;
         self.bring_in(now)
@@ -496,14 +452,15 @@ impl Replicator for PaxosReplicator {
 
     fn read_index(&mut self, now: Now, context: u64) -> Result<bool, Fatal> {
         let commit = self.commit_index();
-        if !self.leadership().is_leader || self.led.is_none_or(|(_, first)| commit < first) {
+        // Behind a stop sign others may be further than a majority of this configuration knows.
+        if !self.leadership().is_leader || self.store.is_stopped() || self.led.is_none_or(|(_, first)| commit < first) {
             return Ok(false);
         }
         self.reads.begin(context, commit);
         let n = self.promised();
         let pids: Vec<u64> = self.links.keys().copied().collect();
         for pid in pids {
-            self.send(now, pid, &Message::Confirm { n, context });
+            self.send(now, pid, Message::Confirm { n, context });
         }
         Ok(true)
     }
@@ -516,12 +473,8 @@ impl Replicator for PaxosReplicator {
     }
 
     fn persisted(&mut self, _: Now, id: PersistId) -> Result<(), Fatal> {
-        if id <= self.durable || id > self.issued {
-            return Ok(());
-        }
-        self.durable = id;
-        while let Some(write) = self.writes.pop_front_if(|w| w.id <= id) {
-            self.store.set_durable(write.last);
+        if let (true, Some(last)) = self.writes.finish(id) {
+            self.store.set_durable(last);
         }
         Ok(())
     }
@@ -535,8 +488,27 @@ impl Replicator for PaxosReplicator {
             return Err(Fatal::new(format!("note what is applied of {}", self.shard), cause));
         }
         self.applied = index;
-        while let Some((_, bytes)) = self.applying.pop_front_if(|(last, _)| *last <= index) {
-            self.applying_bytes -= bytes;
+        self.applying.applied(index);
+        Ok(())
+    }
+
+    fn change(&mut self, now: Now, change: &MembershipChange) -> Result<Result<LogEntry, Refused>, Fatal> {
+        self.stop_with(now, change)
+    }
+
+    fn compact(&mut self, index: Index, term: Term) -> Result<bool, Fatal> {
+        if index > self.applied {
+            let cause = format!("entry {index} is not applied");
+            return Err(Fatal::new(format!("trim the log of {}", self.shard), cause));
+        }
+        self.store.compact(index, term);
+        Ok(true)
+    }
+
+    fn step_down(&mut self, now: Now) -> Result<(), Fatal> {
+        if self.leads() {
+            self.transfer(now, None)?;
+            self.resigned = Some((self.promised(), now));
         }
         Ok(())
     }
@@ -546,29 +518,36 @@ impl Replicator for PaxosReplicator {
         if let Some(to) = to.filter(|to| *to != self.pid && self.leads()) {
             let round = self.promised();
             self.handing_over = Some(HandingOver { round, until: now + self.timing.election_min });
-            self.send(now, to, &Message::Lead { n: round });
+            self.send(now, to, Message::Lead { n: round });
         }
         Ok(())
     }
 
     fn transferring(&self) -> bool {
-        self.handing_over.is_some()
+        // Nothing follows a stop sign in its configuration.
+        self.handing_over.is_some() || self.store.is_stopped()
+    }
+
+    fn may_lead(&mut self, may: bool) {
+        self.may_lead = may;
     }
 
     fn output(&mut self, now: Now) -> Result<Output, Fatal> {
         let mut out = Output::default();
+        self.follow_changes(now)?;
         let pending = self.store.take_pending();
         if !pending.records.is_empty() {
-            self.issued += 1;
+            let id = self.writes.issued() + 1;
             if pending.promise {
-                self.promise_write = self.issued;
+                self.promise_write = id;
             }
-            self.writes.push_back(Write { id: self.issued, since: now, last: self.store.last() });
-            out.persist = Some((self.issued, pending.records));
+            self.writes.give_out(now, id, Some(self.store.last()));
+            out.persist = Some((id, pending.records));
         }
         self.release(now);
         self.feed(now)?;
         self.take_committed(&mut out)?;
+        self.want_snapshot(now, &mut out);
         out.sends = std::mem::take(&mut self.sends);
         out.reads = std::mem::take(&mut self.confirmed_reads);
         Ok(out)
@@ -604,7 +583,7 @@ impl Replicator for PaxosReplicator {
     }
 
     fn writes_pending(&self) -> usize {
-        self.writes.len()
+        self.writes.pending()
     }
 
     fn commit_index(&self) -> Index {
@@ -643,16 +622,4 @@ impl Replicator for PaxosReplicator {
     fn dropped(&self) -> u64 {
         self.dropped
     }
-}
-
-/// Runs something of the library; a panic becomes [`Fatal`]. After one nothing of it is used again: the replica stops.
-fn guard<T>(doing: impl Fn() -> String, f: impl FnOnce() -> T) -> Result<T, Fatal> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("it panicked");
-        Fatal::new(doing(), format!("the paxos library: {text}"))
-    })
 }

@@ -29,7 +29,6 @@ mod tests;
 pub(super) use self::messages::claims;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,49 +39,23 @@ use raft::{Config as RaftConfig, RawNode, Ready, StateRole};
 
 use self::election::{ElectionClock, Phase};
 use self::storage::Storage;
-use super::{Capabilities, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
+use super::flow::{Applying, Writes, guard};
+use super::{Capabilities, Config, Leadership, Now, Output, PersistId, Progress, Replicator, Timing};
 use crate::bug::{Bug, planted};
 use crate::error::Fatal;
 use crate::log::{HardState, LogEntry, LogReader, LogRecord, Membership};
 use crate::membership::{ChangeEntry, MembershipChange, Refused};
 
-/// Bytes of committed entries handed out and not yet applied, beyond which no more are taken.
-pub const APPLY_WINDOW_BYTES: usize = 16 << 20;
 /// Ticks between the earliest and the latest moment of an election: with only one every candidate stands at once, splits
 /// the votes, and does so again for ever.
 const ELECTION_TICKS_MIN: u64 = 4;
 /// Append messages on their way to one follower.
 const INFLIGHT_MESSAGES_MAX: usize = 64;
 
-/// What a replica has to know to take part.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The shard.
-    pub shard: ShardId,
-    /// This replica.
-    pub replica: ReplicaId,
-    /// Who takes part as of `applied`, this replica among them.
-    pub membership: Arc<Membership>,
-    /// Highest index the engine has applied.
-    pub applied: Index,
-    /// For election timeouts; different on every replica.
-    pub seed: u64,
-    /// How long things may take.
-    pub timing: Timing,
-}
-
 /// Messages that wait for a write.
 struct Held {
     until: PersistId,
     messages: Vec<Message>,
-}
-
-/// A write on its way to the disk.
-struct Write {
-    id: PersistId,
-    since: Now,
-    /// The last index of its entries, as far as they have not been replaced since.
-    last: Option<u64>,
 }
 
 /// What a peer last said.
@@ -102,10 +75,7 @@ pub struct RaftReplicator {
     membership: Arc<Membership>,
     me: ReplicaId,
     next_tick: Now,
-    /// Writes issued and not yet durable, in order.
-    writes: VecDeque<Write>,
-    issued: PersistId,
-    durable: PersistId,
+    writes: Writes,
     /// The last write that carries a new term or vote, and the last one that carries a truncation.
     term_write: PersistId,
     truncation_write: PersistId,
@@ -113,9 +83,7 @@ pub struct RaftReplicator {
     sends: Vec<(ReplicaId, Bytes)>,
     reads: Vec<(u64, Index)>,
     applied: Index,
-    /// Committed entries handed out and not yet applied: last index and bytes of each batch.
-    applying: VecDeque<(u64, usize)>,
-    applying_bytes: usize,
+    applying: Applying,
     heard: BTreeMap<ReplicaId, Heard>,
     led_since: Now,
     led_term: u64,
@@ -167,7 +135,8 @@ impl RaftReplicator {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let doing = || format!("open {}", config.shard);
-        let node = guard(doing, || RawNode::new(&raft, storage, &logger))?.map_err(|e| Fatal::new(doing(), e))?;
+        let node =
+            guard("raft", doing, || RawNode::new(&raft, storage, &logger))?.map_err(|e| Fatal::new(doing(), e))?;
         let mut replica = Self {
             node,
             shard: config.shard,
@@ -176,17 +145,14 @@ impl RaftReplicator {
             membership: Arc::clone(&config.membership),
             me: config.replica,
             next_tick: now + timing.tick,
-            writes: VecDeque::new(),
-            issued: 0,
-            durable: 0,
+            writes: Writes::default(),
             term_write: 0,
             truncation_write: 0,
             held: VecDeque::new(),
             sends: Vec::new(),
             reads: Vec::new(),
             applied: config.applied,
-            applying: VecDeque::new(),
-            applying_bytes: 0,
+            applying: Applying::default(),
             heard: BTreeMap::new(),
             led_since: now,
             led_term: 0,
@@ -209,7 +175,7 @@ impl RaftReplicator {
     fn run<T>(&mut self, doing: &str, f: impl FnOnce(&mut RawNode<Storage>) -> T) -> Result<T, Fatal> {
         let node = &mut self.node;
         let shard = self.shard;
-        let result = guard(|| format!("{doing} of {shard}"), || f(node));
+        let result = guard("raft", || format!("{doing} of {shard}"), || f(node));
         match self.node.store().take_failure() {
             Some(fatal) => Err(fatal),
             None => result,
@@ -257,7 +223,7 @@ impl RaftReplicator {
 
     /// Takes one `Ready` from raft-rs. `false`: there was nothing in it.
     fn take_ready(&mut self, now: Now, records: &mut Vec<LogRecord>, out: &mut Output) -> Result<bool, Fatal> {
-        let pause = self.applying_bytes >= APPLY_WINDOW_BYTES;
+        let pause = self.applying.is_full();
         let old = self.node.raft.store().hard();
         let mut ready = self.run("take work", |node| {
             node.store().pause.set(pause);
@@ -274,20 +240,15 @@ impl RaftReplicator {
                 busy = true;
             }
         }
-        let committed = ready.take_committed_entries();
-        if let Some(last) = committed.last() {
-            busy = true;
-            let bytes = committed.iter().map(|e| e.data.len() + 64).sum();
-            self.applying.push_back((last.index, bytes));
-            self.applying_bytes += bytes;
-            for entry in &committed {
-                let entry = messages::to_log(entry);
-                self.note_change(&entry)?;
-                out.committed.push(entry);
-            }
+        let committed: Vec<LogEntry> = ready.take_committed_entries().iter().map(messages::to_log).collect();
+        busy |= !committed.is_empty();
+        self.applying.hand_out(&committed);
+        for entry in &committed {
+            self.note_change(entry)?;
         }
+        out.committed.extend(committed);
         self.run("go on", |node| node.advance_append_async(ready))?;
-        if self.writes.is_empty() {
+        if self.writes.pending() == 0 {
             // raft-rs keeps a record of every `Ready`; with no write on its way this one is complete.
             self.run("go on", |node| node.on_persist_ready(number))?;
         }
@@ -310,9 +271,7 @@ impl RaftReplicator {
             if self.node.raft.mut_store().append(entries) {
                 records.push(LogRecord::Truncate(Index::new(first.index)));
                 self.truncation_write = number;
-                for write in &mut self.writes {
-                    write.last = write.last.map(|last| last.min(first.index - 1));
-                }
+                self.writes.cut(Index::new(first.index));
             }
             records.push(LogRecord::Entries(entries.iter().map(messages::to_log).collect()));
         }
@@ -329,8 +288,7 @@ impl RaftReplicator {
             let forgotten = HardState { commit: new.commit, ..HardState::default() };
             records.push(LogRecord::Hard(if planted(Bug::ForgetHardState) { forgotten } else { new }));
         }
-        self.writes.push_back(Write { id: number, since: now, last: entries.last().map(|e| e.index) });
-        self.issued = number;
+        self.writes.give_out(now, number, entries.last().map(|e| Index::new(e.index)));
         true
     }
 
@@ -347,9 +305,9 @@ impl RaftReplicator {
             let (early, late) =
                 bound.into_iter().partition(|m: &Message| m.get_msg_type() == MessageType::MsgHeartbeatResponse);
             self.send_or_hold(early, self.term_write);
-            self.send_or_hold(late, self.issued);
+            self.send_or_hold(late, self.writes.issued());
         } else {
-            self.send_or_hold(bound, self.issued);
+            self.send_or_hold(bound, self.writes.issued());
         }
         busy
     }
@@ -358,7 +316,7 @@ impl RaftReplicator {
         if messages.is_empty() {
             return;
         }
-        if until > self.durable {
+        if until > self.writes.durable() {
             self.held.push_back(Held { until, messages });
         } else {
             self.send(messages);
@@ -411,14 +369,9 @@ impl RaftReplicator {
         Ok(())
     }
 
-    /// The longest wait for the local disk.
-    fn disk_wait(&self, now: Now) -> u64 {
-        self.writes.front().map_or(0, |w| now.saturating_sub(w.since))
-    }
-
     /// A leader whose disk hangs hands over, and gives up a tick later if nobody has taken over.
     fn watch_disk(&mut self, now: Now) -> Result<(), Fatal> {
-        if !self.is_leader() || self.alone() || self.disk_wait(now) < self.timing.election_max {
+        if !self.is_leader() || self.alone() || self.writes.wait(now) < self.timing.election_max {
             self.giving_up = false;
             return Ok(());
         }
@@ -485,8 +438,7 @@ impl Replicator for RaftReplicator {
         if now < self.next_tick {
             return Ok(());
         }
-        // After a pause one tick is enough: messages that have come meanwhile must be heard before an election begins.
-        self.next_tick = (self.next_tick + self.timing.tick).max(now + self.timing.tick / 2).max(now + 1);
+        self.next_tick = self.timing.after_tick(self.next_tick, now);
         let raft = &self.node.raft;
         let phase = Phase { term: raft.term, role: raft.state as u8, leader: raft.leader_id };
         let elapsed = raft.election_elapsed;
@@ -535,17 +487,13 @@ impl Replicator for RaftReplicator {
     }
 
     fn persisted(&mut self, _: Now, id: PersistId) -> Result<(), Fatal> {
-        if id <= self.durable || id > self.issued {
+        let (news, last) = self.writes.finish(id);
+        if !news {
             return Ok(());
-        }
-        self.durable = id;
-        let mut last = None;
-        while self.writes.front().is_some_and(|w| w.id <= id) {
-            last = self.writes.pop_front().and_then(|w| w.last).or(last);
         }
         if id >= self.truncation_write {
             if let Some(last) = last {
-                self.node.raft.mut_store().set_durable(last);
+                self.node.raft.mut_store().set_durable(last.get());
             }
             self.run("finish a write", |node| node.on_persist_ready(id))?;
         }
@@ -565,9 +513,7 @@ impl Replicator for RaftReplicator {
             return Ok(());
         }
         self.applied = index;
-        while self.applying.front().is_some_and(|(last, _)| *last <= index.get()) {
-            self.applying_bytes -= self.applying.pop_front().map_or(0, |(_, bytes)| bytes);
-        }
+        self.applying.applied(index);
         self.apply_changes(index)?;
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
     }
@@ -626,10 +572,10 @@ impl Replicator for RaftReplicator {
             self.take_ready(now, &mut records, &mut out)?;
         }
         if !records.is_empty() {
-            out.persist = Some((self.issued, records));
+            out.persist = Some((self.writes.issued(), records));
         }
         if planted(Bug::AcknowledgeBeforeSync) {
-            self.persisted(now, self.issued)?;
+            self.persisted(now, self.writes.issued())?;
         }
         if self.is_leader() && self.led_term != self.term() {
             self.led_term = self.term();
@@ -672,7 +618,7 @@ impl Replicator for RaftReplicator {
     }
 
     fn writes_pending(&self) -> usize {
-        self.writes.len()
+        self.writes.pending()
     }
 
     fn commit_index(&self) -> Index {
@@ -710,16 +656,4 @@ impl Replicator for RaftReplicator {
     fn dropped(&self) -> u64 {
         self.dropped
     }
-}
-
-/// Runs something of raft-rs; a panic becomes [`Fatal`]. After one nothing of it is used again: the replica stops.
-fn guard<T>(doing: impl Fn() -> String, f: impl FnOnce() -> T) -> Result<T, Fatal> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("it panicked");
-        Fatal::new(doing(), format!("the raft library: {text}"))
-    })
 }

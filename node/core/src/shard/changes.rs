@@ -154,8 +154,7 @@ impl Shard {
             }
         }
         // One that votes at once has not been heard of: it does not count as there.
-        let known = |replica: ReplicaId| self.applied.membership.contains(replica);
-        if after.voters == self.applied.membership.voters || after.has_quorum(|r| !known(r) || alive(r)) {
+        if after.voters == self.applied.membership.voters || after.has_quorum(alive) {
             return Ok(());
         }
         let alive = after.voters.iter().filter(|m| alive(m.replica)).count();

@@ -23,8 +23,8 @@ use crate::lag::ReaderReport;
 use crate::log::{LogEntry, LogReader, LogRecord, Membership, Payload};
 use crate::machine::Applied;
 use crate::membership::Host;
+use crate::replica::APPLY_WINDOW_BYTES;
 use crate::replica::PersistId;
-use crate::replica::raft::APPLY_WINDOW_BYTES;
 use crate::shard::Effect;
 
 /// Why a batch was not taken: the connection is to be closed, and the server, or this replica, looked at.

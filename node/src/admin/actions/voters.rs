@@ -1,7 +1,8 @@
 //! Who votes: a log-shipped replica becomes a voter, a voter a replica, a node leaves.
 //!
 //! A new voter learns first and votes when it has caught up; a voter that goes hands over what it leads first. Each shard
-//! changes one thing at a time, and the leader refuses what would cost the quorum.
+//! changes one thing at a time, and the leader refuses what would cost the quorum. The `paxos` replicator has no
+//! learners: there a log-shipped replica that has caught up votes at once.
 //!
 //! Left out: several nodes at once.
 
@@ -11,6 +12,8 @@ use quorate_core::catalog::{Descriptor, NodeDesc};
 use quorate_core::keys::{CatalogKey, Key};
 use quorate_core::membership::{Host, MembershipChange, Refused};
 use quorate_core::proposal::{Op, Proposal};
+use quorate_core::replica::Protocol;
+use quorate_core::replica::paxos::VOTERS_MAX;
 use quorate_shared::admin::{AdminOutcome, AdminPlan};
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{NodeId, ReplicaId, ShardId};
@@ -27,6 +30,9 @@ const STALLED: Duration = Duration::from_secs(120);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Entries a replica may be behind when it is made a voter without learning first.
+const BEHIND_MAX: u64 = 1_000;
+
 /// What is to be done with a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Goal {
@@ -40,6 +46,7 @@ pub(super) enum Goal {
 
 /// A change that nothing stands against.
 pub(super) struct Change {
+    protocol: Protocol,
     node: NodeId,
     goal: Goal,
     /// Where the leadership of the shards it leads goes first.
@@ -47,7 +54,7 @@ pub(super) struct Change {
 }
 
 /// Checks and plans. Pure.
-pub(super) fn plan(scene: &Scene, node: NodeId, goal: Goal) -> Planned {
+pub(super) fn plan(scene: &Scene, protocol: Protocol, node: NodeId, goal: Goal) -> Planned {
     let title = match goal {
         Goal::Vote => format!("make {node} a voter"),
         Goal::Ship => format!("make {node} a log-shipped replica"),
@@ -76,6 +83,9 @@ pub(super) fn plan(scene: &Scene, node: NodeId, goal: Goal) -> Planned {
         (Goal::Vote, NodeKind::Replica) => {
             refusals.extend(unready(scene, node));
             refusals.extend(skew(scene, node));
+            if protocol == Protocol::Paxos {
+                refusals.extend(crowded(voters.len(), voters.iter().filter(|voter| alive(voter)).count()));
+            }
             warnings.push(tolerance(voters.len(), voters.len() + 1));
         }
         (Goal::Ship, NodeKind::Replica) => refusals.push(format!("NotVoter: {node} is a log-shipped replica already")),
@@ -85,6 +95,10 @@ pub(super) fn plan(scene: &Scene, node: NodeId, goal: Goal) -> Planned {
             let there = rest.iter().filter(|voter| alive(voter)).count();
             if rest.is_empty() {
                 refusals.push(format!("LastVoter: {node} is the only voter; without it nobody decides"));
+            } else if rest.len() == 1 && protocol == Protocol::Paxos {
+                refusals.push(
+                    "Unsupported: the paxos replicator needs at least two voters; `add-voter` comes first".into(),
+                );
             } else if there * 2 <= rest.len() {
                 let all = rest.len();
                 refusals.push(format!("NoQuorum: only {there} of the {all} voters that would remain answer"));
@@ -102,16 +116,21 @@ pub(super) fn plan(scene: &Scene, node: NodeId, goal: Goal) -> Planned {
             warnings.push(tolerance(voters.len(), rest.len()));
         }
     }
-    let steps = steps(node, goal, kind, successor);
+    let steps = steps(protocol, node, goal, kind, successor);
     let plan = AdminPlan { title, steps, warnings, refusals };
-    let work = if plan.refusals.is_empty() { Work::Voters(Change { node, goal, successor }) } else { Work::Nothing };
+    let work =
+        if plan.refusals.is_empty() { Work::Voters(Change { protocol, node, goal, successor }) } else { Work::Nothing };
     Planned { plan, work }
 }
 
-fn steps(node: NodeId, goal: Goal, kind: NodeKind, successor: Option<NodeId>) -> Vec<String> {
+fn steps(protocol: Protocol, node: NodeId, goal: Goal, kind: NodeKind, successor: Option<NodeId>) -> Vec<String> {
     let shards = list(SHARDS);
     let mut steps = Vec::new();
-    if goal == Goal::Vote {
+    if goal == Goal::Vote && protocol == Protocol::Paxos {
+        steps.push(format!("look that {node} has caught up"));
+        steps.push(format!("{shards}: {node} votes"));
+        steps.push(format!("{node} restarts in place and takes part"));
+    } else if goal == Goal::Vote {
         steps.push(format!("{shards}: {node} learns"));
         steps.push(format!("{node} restarts in place and catches up"));
         steps.push(format!("{shards}: {node} votes"));
@@ -133,6 +152,17 @@ fn steps(node: NodeId, goal: Goal, kind: NodeKind, successor: Option<NodeId>) ->
     steps
 }
 
+/// What speaks against a voter that votes before it is there: until then the others have to be a majority with it.
+fn crowded(voters: usize, there: usize) -> Option<String> {
+    let after = voters + 1;
+    if after as u64 > VOTERS_MAX {
+        return Some(format!("Unsupported: the paxos replicator takes at most {VOTERS_MAX} voters"));
+    }
+    (there * 2 <= after).then(|| {
+        format!("NoQuorum: only {there} of the {after} voters there would be answer; `remove` takes out a dead one")
+    })
+}
+
 /// What the number of voters means.
 fn tolerance(before: usize, after: usize) -> String {
     let tolerates = |voters: usize| voters.saturating_sub(1) / 2;
@@ -151,6 +181,7 @@ fn skew(scene: &Scene, node: NodeId) -> Option<String> {
 /// Does it, and looks whether it is so.
 pub(super) async fn carry_out(runner: &Runner, work: Change, steps: &Steps) -> AdminOutcome {
     let done = match work.goal {
+        Goal::Vote if work.protocol == Protocol::Paxos => add_at_once(runner, work.node, steps).await,
         Goal::Vote => add(runner, work.node, steps).await,
         Goal::Ship | Goal::Gone => leave(runner, &work, steps).await,
     };
@@ -168,33 +199,12 @@ async fn add(runner: &Runner, node: NodeId, steps: &Steps) -> Step<()> {
     steps.running(0, "").await;
     for shard in SHARDS.into_iter().rev() {
         if replica_of(runner, shard, node).await.is_none() {
-            let Some(report) = runner.report(node).await else {
-                let error = WireError::new(Code::Retry, format!("{node} does not answer any more"));
-                return Err(steps.failed(0, error).await);
-            };
-            let host = Host { node, nonce: report.nonce };
+            let host = host(runner, node, 0, steps).await?;
             change(runner, shard, MembershipChange::AddLearner(host), 0, steps).await?;
         }
     }
     steps.done(0, "").await;
-    steps.running(1, "waits until it takes part").await;
-    let began = Instant::now();
-    loop {
-        let report = runner.report(node).await;
-        let takes_part = report.is_some_and(|report| {
-            report.shards.len() == SHARDS.len() && report.shards.iter().all(|shard| shard.replica != ReplicaId::NONE)
-        });
-        if takes_part {
-            break;
-        }
-        if began.elapsed() > STALLED {
-            let error = WireError::new(Code::Retry, format!("{node} does not come back as a learner"));
-            let error = error.hint("it learns of it when it runs; `admin remove` takes it out again");
-            return Err(steps.failed(1, error).await);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    steps.done(1, format!("{node} takes part")).await;
+    takes_part(runner, node, 1, steps).await?;
     steps.running(2, "").await;
     for shard in SHARDS.into_iter().rev() {
         if let Some(replica) = replica_of(runner, shard, node).await {
@@ -205,9 +215,72 @@ async fn add(runner: &Runner, node: NodeId, steps: &Steps) -> Step<()> {
     Ok(())
 }
 
+/// A replica that has caught up votes, and comes to know of it.
+async fn add_at_once(runner: &Runner, node: NodeId, steps: &Steps) -> Step<()> {
+    steps.running(0, "").await;
+    let began = Instant::now();
+    loop {
+        let scene = runner.scene().await;
+        let behind = |shard| scene.commit(shard).get().saturating_sub(scene.applied(node, shard).get());
+        let behind = SHARDS.into_iter().map(behind).max().unwrap_or_default();
+        if scene.report(node).is_some() && behind <= BEHIND_MAX {
+            break;
+        }
+        if began.elapsed() > STALLED {
+            let error = WireError::new(Code::Retry, format!("{node} is {behind} entries behind"));
+            return Err(steps.failed(0, error).await);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    steps.done(0, "").await;
+    steps.running(1, "").await;
+    for shard in SHARDS.into_iter().rev() {
+        if replica_of(runner, shard, node).await.is_none() {
+            let host = host(runner, node, 1, steps).await?;
+            change(runner, shard, MembershipChange::AddVoter(host), 1, steps).await?;
+        }
+    }
+    steps.done(1, "").await;
+    takes_part(runner, node, 2, steps).await
+}
+
+/// A node in the incarnation it is in now.
+async fn host(runner: &Runner, node: NodeId, step: usize, steps: &Steps) -> Step<Host> {
+    match runner.report(node).await {
+        Some(report) => Ok(Host { node, nonce: report.nonce }),
+        None => {
+            let error = WireError::new(Code::Retry, format!("{node} does not answer any more"));
+            Err(steps.failed(step, error).await)
+        }
+    }
+}
+
+/// Waits until a node says that it is a member of every shard.
+async fn takes_part(runner: &Runner, node: NodeId, step: usize, steps: &Steps) -> Step<()> {
+    steps.running(step, "waits until it takes part").await;
+    let began = Instant::now();
+    loop {
+        let report = runner.report(node).await;
+        let takes_part = report.is_some_and(|report| {
+            report.shards.len() == SHARDS.len() && report.shards.iter().all(|shard| shard.replica != ReplicaId::NONE)
+        });
+        if takes_part {
+            break;
+        }
+        if began.elapsed() > STALLED {
+            let error = WireError::new(Code::Retry, format!("{node} does not come back as a member"));
+            let error = error.hint("it learns of it when it runs; `admin remove` takes it out again");
+            return Err(steps.failed(step, error).await);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    steps.done(step, format!("{node} takes part")).await;
+    Ok(())
+}
+
 /// A voter hands over, votes no more, and is struck off if it is to be gone.
 async fn leave(runner: &Runner, work: &Change, steps: &Steps) -> Step<()> {
-    let Change { node, goal, successor } = *work;
+    let Change { node, goal, successor, .. } = *work;
     steps.running(0, "").await;
     if let Some(to) = successor {
         for shard in SHARDS.into_iter().rev() {
@@ -298,7 +371,7 @@ async fn change(runner: &Runner, shard: ShardId, change: MembershipChange, step:
         };
         let is_so = matches!(
             (&refused, change),
-            (Refused::AlreadyMember { .. }, MembershipChange::AddLearner(_))
+            (Refused::AlreadyMember { .. }, MembershipChange::AddLearner(_) | MembershipChange::AddVoter(_))
                 | (Refused::AlreadyVoter(_), MembershipChange::Promote(_))
                 | (Refused::UnknownReplica(_), MembershipChange::Remove(_))
         );

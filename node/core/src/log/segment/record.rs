@@ -234,9 +234,9 @@ pub fn put_other(out: &mut Vec<u8>, stamp: Stamp, record: &LogRecord) {
             put_hard(out, hard);
         }),
         LogRecord::Paxos(paxos) => put(out, stamp, KIND_PAXOS, |out| {
-            let PaxosState { configuration, begins, rounds_before, promised, accepted, decided, syncing } = *paxos;
+            let PaxosState { configuration, begins, promised, accepted, decided, syncing } = *paxos;
             let (p, a) = (promised, accepted);
-            let words = [configuration, rounds_before, p.number, p.proposer, a.number, a.proposer];
+            let words = [configuration, p.number, p.proposer, a.number, a.proposer];
             words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
             out.extend_from_slice(&begins.get().to_le_bytes());
             out.extend_from_slice(&decided.get().to_le_bytes());
@@ -267,18 +267,17 @@ fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
 }
 
 /// Bytes of a [`PaxosState`].
-const PAXOS_BYTES: usize = 48;
+const PAXOS_BYTES: usize = 44;
 
 fn paxos_of(p: &[u8]) -> PaxosState {
     let word = |at: usize| le32(&p[at * 4..]);
-    let syncing = Index::new(le64(&p[40..]));
+    let syncing = Index::new(le64(&p[36..]));
     PaxosState {
         configuration: word(0),
-        begins: Index::new(le64(&p[24..])),
-        rounds_before: word(1),
-        promised: Round { number: word(2), proposer: word(3) },
-        accepted: Round { number: word(4), proposer: word(5) },
-        decided: Index::new(le64(&p[32..])),
+        begins: Index::new(le64(&p[20..])),
+        promised: Round { number: word(1), proposer: word(2) },
+        accepted: Round { number: word(3), proposer: word(4) },
+        decided: Index::new(le64(&p[28..])),
         syncing: (syncing != Index::new(0)).then_some(syncing),
     }
 }
@@ -386,14 +385,13 @@ mod tests {
         let paxos = PaxosState {
             configuration: 1,
             begins: Index::new(5),
-            rounds_before: 3,
             promised: Round { number: 9, proposer: 2 },
             accepted: Round { number: 8, proposer: 1 },
             decided: Index::new(6),
             syncing: Some(Index::new(7)),
         };
         let (chain, zero) = ("cc".repeat(32), "00".repeat(16));
-        let base_bytes = format!("010000{chain} 02 0101{zero} 0202{zero} 00 00 03 01ac02 00{chain} 09");
+        let base_bytes = format!("010000{chain} 02 0101{zero} 0202{zero} 00 00 03 00 01ac02 00{chain} 09");
         let cases = [
             (
                 LogRecord::Hard(hard),
@@ -402,12 +400,13 @@ mod tests {
                 "0400000000000000 0200000000000000 0100000000000000".to_owned(),
             ),
             (LogRecord::Truncate(Index::new(6)), "08000000", "0301", "0600000000000000".to_owned()),
-            (LogRecord::Base(base), "70000000", "0402", base_bytes),
+            (LogRecord::Base(base), "71000000", "0402", base_bytes),
             (
                 LogRecord::Paxos(paxos),
-                "30000000",
+                "2c000000",
                 "0501",
-                "01000000 03000000 09000000 02000000 08000000 01000000 0500000000000000 0600000000000000 0700000000000000".to_owned(),
+                "01000000 09000000 02000000 08000000 01000000 0500000000000000 0600000000000000 0700000000000000"
+                    .to_owned(),
             ),
             (
                 LogRecord::Become { replica: ReplicaId::new(9), hard },

@@ -4,9 +4,11 @@
 //! what. A message that no correct peer sends is dropped and counted; one that shows that this replica has missed
 //! something ends the session.
 
+use std::cmp::Ordering;
+
 use quorate_shared::ids::ReplicaId;
 
-use super::wire::{self, Message};
+use super::wire::{self, FrameKind, Message};
 use super::{Now, PaxosReplicator};
 use crate::error::Fatal;
 use crate::log::Round;
@@ -24,13 +26,35 @@ enum Verdict {
     Nonsense,
     /// Something before it is missing.
     Gap,
+    /// Its sender lacks what this log cannot give it here.
+    Behind,
 }
 
 impl PaxosReplicator {
     pub(super) fn receive_frame(&mut self, now: Now, from: ReplicaId, bytes: &[u8]) -> Result<(), Fatal> {
-        let pid = self.place_of(from).filter(|p| *p != self.pid);
-        let frame = wire::decode_head(bytes).filter(|(head, _)| head.configuration == self.configuration);
-        let (Some(pid), Some((head, rest))) = (pid, frame) else {
+        let Some((head, rest)) = wire::decode_head(bytes).filter(|_| from != self.me) else {
+            self.dropped += 1;
+            return Ok(());
+        };
+        match (head.kind, head.configuration.cmp(&self.configuration)) {
+            (FrameKind::Behind { base, term, decided }, _) => {
+                return self.told_behind(now, from, (base, term), decided);
+            }
+            (FrameKind::Lacking { after }, _) => return self.give_decided(from, after),
+            (FrameKind::Decided { after }, _) => return self.take_decided(now, from, after, rest),
+            (_, Ordering::Greater) => {
+                self.ask(now, from);
+                return Ok(());
+            }
+            (FrameKind::Hello { .. }, Ordering::Less) => {
+                self.tell_behind(from);
+                return Ok(());
+            }
+            // What is left of a session in a configuration that is over.
+            (_, Ordering::Less) => return Ok(()),
+            (_, Ordering::Equal) => {}
+        }
+        let Some(pid) = self.place_of(from) else {
             self.dropped += 1;
             return Ok(());
         };
@@ -48,8 +72,9 @@ impl PaxosReplicator {
             self.run(now, "reconnect", |library| library.reconnected(pid))?;
             if !self.disk_hangs(now) {
                 let round = self.round;
-                self.send(now, pid, &Message::Heartbeat { round });
+                self.send(now, pid, Message::Heartbeat { round });
             }
+            self.inherit(now)?;
         }
         for message in arrived.messages {
             // Handling one may end the session: what comes behind it belongs to the ended one.
@@ -69,11 +94,15 @@ impl PaxosReplicator {
 
     fn handle(&mut self, now: Now, pid: u64, message: Message) -> Result<(), Fatal> {
         let promised = self.promised();
+        let lacks = matches!(message, Message::Prepare { .. } | Message::Promise { .. });
+        let Some(message) = message.into_positions(self.begins) else {
+            return self.judge(now, pid, if lacks { Verdict::Behind } else { Verdict::Gap });
+        };
         match message {
             Message::Beat => return Ok(()),
             Message::Confirm { n, context } => {
                 if n == promised && n.proposer == place(pid) {
-                    self.send(now, pid, &Message::Confirmed { n, context });
+                    self.send(now, pid, Message::Confirmed { n, context });
                 }
                 return Ok(());
             }
@@ -85,7 +114,8 @@ impl PaxosReplicator {
                 return Ok(());
             }
             Message::Lead { n } => {
-                if n == promised && n.proposer == place(pid) && n.number < ROUND_MAX && !self.store.is_stopped() {
+                if n == promised && n.proposer == place(pid) && n.number < ROUND_MAX && self.may_lead && !self.is_over()
+                {
                     self.take_over(now)?;
                 }
                 return Ok(());
@@ -93,43 +123,60 @@ impl PaxosReplicator {
             Message::Heartbeat { .. } if self.disk_hangs(now) => return Ok(()),
             _ => {}
         }
-        let following =
-            self.library.get_current_leader().is_some_and(|(leader, accepts)| accepts && leader != self.pid);
-        let for_follower = matches!(message, Message::Promise { .. });
-        let sync = matches!(message, Message::AcceptSync { .. });
-        match self.check(pid, message, following) {
-            Verdict::Pass(message, in_sequence) => {
-                let counter = if in_sequence { self.counter + 1 } else { 1 };
-                if in_sequence {
-                    self.counter = counter;
-                }
-                if matches!(message, Message::HeartbeatReply { .. }) {
-                    self.answered.insert(pid);
-                }
-                if let Message::Accepted { accepted, .. } = message {
-                    self.streams.note_accepted(pid, accepted);
-                }
-                let Some(message) = message.library(self.configuration, pid, self.pid, counter) else {
-                    self.dropped += 1;
-                    return Ok(());
-                };
-                self.store.part_is_enough(for_follower);
-                self.run(now, "receive a message", |library| library.handle_incoming(message))?;
-                self.store.part_is_enough(false);
-                if sync && self.library.get_current_leader() == Some((pid, true)) {
-                    self.counter = 1;
-                }
-            }
+        let verdict = self.check(pid, message);
+        self.judge(now, pid, verdict)
+    }
+
+    fn judge(&mut self, now: Now, pid: u64, verdict: Verdict) -> Result<(), Fatal> {
+        match verdict {
+            Verdict::Pass(message, in_sequence) => self.pass(now, pid, message, in_sequence)?,
             Verdict::Late => {}
             Verdict::Nonsense => self.dropped += 1,
             Verdict::Gap => self.close(now, pid),
+            Verdict::Behind => {
+                if let Some(to) = self.replica_at(pid) {
+                    self.tell_behind(to);
+                }
+            }
         }
         Ok(())
     }
 
-    /// `following`: this replica is in the accept phase of another's round.
-    fn check(&self, pid: u64, message: Message, following: bool) -> Verdict {
+    /// The library gets a message.
+    fn pass(&mut self, now: Now, pid: u64, message: Message, in_sequence: bool) -> Result<(), Fatal> {
+        let for_follower = matches!(message, Message::Promise { .. });
+        let sync = matches!(message, Message::AcceptSync { .. });
+        let counter = if in_sequence { self.counter + 1 } else { 1 };
+        if in_sequence {
+            self.counter = counter;
+        }
+        if matches!(message, Message::HeartbeatReply { .. }) {
+            self.answered.insert(pid);
+        }
+        if let Message::Accepted { accepted, .. } = message {
+            self.streams.note_accepted(pid, accepted);
+        }
+        let Some(message) = message.library(self.configuration, pid, self.pid, counter) else {
+            self.dropped += 1;
+            return Ok(());
+        };
+        self.store.part_is_enough(for_follower);
+        self.run(now, "receive a message", |library| library.handle_incoming(message))?;
+        self.store.part_is_enough(false);
+        if sync && self.library.get_current_leader() == Some((pid, true)) {
+            self.counter = 1;
+        }
+        Ok(())
+    }
+
+    fn check(&self, pid: u64, message: Message) -> Verdict {
+        // This replica is in the accept phase of another's round.
+        let following =
+            self.library.get_current_leader().is_some_and(|(leader, accepts)| accepts && leader != self.pid);
         let promised = self.promised();
+        if message.stop().is_some_and(|stop| !stop.is_sound()) {
+            return Verdict::Nonsense;
+        }
         let accepted = self.library.get_accepted_idx() as u64;
         let decided = self.library.get_decided_idx() as u64;
         let (theirs, mine) = (|n: Round| self.is_round(n) && n.proposer == place(pid), place(self.pid));
@@ -155,9 +202,9 @@ impl PaxosReplicator {
             Message::Prepare { n, decided, accepted, .. } => {
                 if !theirs(n) || decided > accepted {
                     Verdict::Nonsense
-                } else if decided < self.store.first() as u64 {
+                } else if decided < self.store.first() {
                     // What it lacks is not in this log any more: the library would leave a hole.
-                    Verdict::Late
+                    Verdict::Behind
                 } else {
                     Verdict::Pass(message, false)
                 }
@@ -182,6 +229,8 @@ impl PaxosReplicator {
             {
                 Verdict::Nonsense
             }
+            // Its configuration is over, with everything that could be synchronized.
+            Message::AcceptSync { .. } if self.is_over() => Verdict::Late,
             Message::AcceptSync { n, .. } if n == promised && following => Verdict::Late,
             Message::AcceptSync { n, decided: told, mut sync } => {
                 if sync.at > accepted || !sync.begin_at(decided) {
@@ -219,6 +268,18 @@ impl PaxosReplicator {
         if !known || theirs > their_end || n_accepted > n {
             return Verdict::Nonsense;
         }
+        if theirs < self.store.first() {
+            return Verdict::Behind;
+        }
+        if their_end < decided {
+            // It has nothing that is not known; and what it has may not be what is decided (which this replica may know
+            // from elsewhere than its round): it gets everything behind what it knows to be.
+            let n_accepted = Round::default();
+            return Verdict::Pass(
+                Message::Promise { n, n_accepted, decided: theirs, accepted: theirs, sync: None },
+                false,
+            );
+        }
         let sync = match sync {
             None => None,
             Some(sync) if sync.at > accepted || sync.end() != their_end => return Verdict::Nonsense,
@@ -229,9 +290,6 @@ impl PaxosReplicator {
                 Some(sync)
             }
         };
-        if theirs < self.store.first() as u64 {
-            return Verdict::Late;
-        }
         Verdict::Pass(Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync }, false)
     }
 

@@ -38,10 +38,11 @@ impl PaxosReplicator {
     }
 
     /// Sends within the session; without one the message is lost, and what opens the next one makes up for it.
-    pub(super) fn send(&mut self, now: Now, pid: u64, message: &Message) {
+    pub(super) fn send(&mut self, now: Now, pid: u64, message: Message) {
         let promised = self.promised();
         let (Some(to), Some(link)) = (self.replica_at(pid), self.links.get_mut(&pid)) else { return };
-        let frames = link.frames(now, message, self.configuration, self.applied, promised);
+        let message = message.into_indexes(self.begins);
+        let frames = link.frames(now, &message, self.configuration, self.applied, promised);
         self.sends.extend(frames.into_iter().flatten().map(|frame| (to, frame)));
     }
 
@@ -70,6 +71,11 @@ impl PaxosReplicator {
     }
 
     fn queue(&mut self, now: Now, to: u64, message: Message) {
+        if matches!(&message, Message::AcceptSync { sync, .. } if sync.at < self.store.first()) {
+            // The log was trimmed while the others promised: this one has to be filled.
+            self.close(now, to);
+            return;
+        }
         if !self.follow_stream(to, &message) {
             return;
         }
@@ -77,13 +83,13 @@ impl PaxosReplicator {
         let (pending, promise_pending) = self.store.has_pending();
         let until = match waits(&message) {
             Waits::Nothing => {
-                self.send(now, to, &message);
+                self.send(now, to, message);
                 return;
             }
-            Waits::Promise if promise_pending => self.issued + 1,
+            Waits::Promise if promise_pending => self.writes.issued() + 1,
             Waits::Promise => self.promise_write,
-            Waits::Everything if pending => self.issued + 1,
-            Waits::Everything => self.issued,
+            Waits::Everything if pending => self.writes.issued() + 1,
+            Waits::Everything => self.writes.issued(),
         };
         self.held.push_back(Held { until, to, generation, message });
     }
@@ -126,7 +132,7 @@ impl PaxosReplicator {
     /// Sends what has waited long enough.
     pub(super) fn release(&mut self, now: Now) {
         for held in std::mem::take(&mut self.held) {
-            if held.until > self.durable {
+            if held.until > self.writes.durable() {
                 self.held.push_back(held);
             } else if self.links.get(&held.to).is_some_and(|l| l.generation == held.generation) {
                 self.leave(now, held.to, held.message);
@@ -162,7 +168,7 @@ impl PaxosReplicator {
             }
             _ => {}
         }
-        self.send(now, to, &message);
+        self.send(now, to, message);
     }
 
     /// The leader's followers get what they lack, and hear what is decided when nothing else will tell them soon.
@@ -182,7 +188,7 @@ impl PaxosReplicator {
             let position = decided.min(if stream.stopped { u64::MAX } else { stream.next });
             if stream.told < position && due && !waiting {
                 stream.told = position;
-                self.send(now, pid, &Message::Decide { n, decided: position });
+                self.send(now, pid, Message::Decide { n, decided: position });
             }
         }
         Ok(())
@@ -198,11 +204,16 @@ impl PaxosReplicator {
                 stream.behind = false;
                 let send_stop = !stream.stopped && self.store.is_stopped();
                 if send_stop && let Some(stop) = self.store.stop().as_ref().map(Stop::of) {
-                    self.send(now, pid, &Message::AcceptStop { n, at, stop });
+                    self.send(now, pid, Message::AcceptStop { n, at, stop });
                     if let Some(stream) = self.streams.get(pid) {
                         stream.stopped = true;
                     }
                 }
+                return Ok(());
+            }
+            if at < self.store.first() {
+                // As above.
+                self.close(now, pid);
                 return Ok(());
             }
             let (from, to) = (self.index(at).next(), self.index(len).next());
@@ -215,7 +226,7 @@ impl PaxosReplicator {
                 stream.sent(end, bytes);
                 stream.told = stream.told.max(decided);
             }
-            self.send(now, pid, &Message::Accept { n, decided, at, entries });
+            self.send(now, pid, Message::Accept { n, decided, at, entries });
         }
     }
 }

@@ -155,6 +155,7 @@ impl Link {
                 // The peer knows only from an answer that its nonce has come.
                 out.answer = out.opened || mine != self.mine;
             }
+            FrameKind::Behind { .. } | FrameKind::Lacking { .. } | FrameKind::Decided { .. } => {}
             FrameKind::Data { mine: theirs, theirs: mine, seq, applied, promised, more } => {
                 if mine != self.mine || theirs != self.theirs {
                     return Ok(out);

@@ -62,6 +62,8 @@ struct State {
     /// Bytes of entries that a suffix may have.
     suffix_bytes: usize,
     failed: Option<Fatal>,
+    /// Nothing at or before this index is read any more, and its term.
+    compacted: (Index, Term),
 }
 
 /// The handle; one is the library's, one the replicator's.
@@ -76,19 +78,36 @@ pub(super) struct Pending {
 }
 
 impl Store {
-    /// The log of a replica as it is on disk; all of it is durable.
+    /// The log of a replica as it is on disk; all of it is durable. `configuration` is the one of what is applied.
     pub(super) fn open(
         log: Arc<dyn LogReader>,
         shard: ShardId,
-        fresh: PaxosState,
+        configuration: u32,
         applied: Index,
-        stop_of: impl Fn(&LogEntry) -> Option<StopSign>,
     ) -> Result<Self, Fatal> {
         let lost = |cause: String| Fatal::new(format!("open {shard}"), format!("its log is lost: {cause}"));
         let bounds = log.bounds(shard).ok_or_else(|| lost("there is no base record".into()))?;
-        let mut paxos = bounds.paxos.filter(|p| p.configuration >= fresh.configuration).unwrap_or(fresh);
         let mut last = bounds.last;
         let mut records = Vec::new();
+        if applied > last {
+            return Err(lost(format!("applied {applied}, but the log ends at {last}")));
+        }
+        let mut paxos = match bounds.paxos {
+            Some(known) if known.configuration == configuration => known,
+            Some(known) if known.configuration > configuration => {
+                let cause =
+                    format!("it is in configuration {}, what is applied in {configuration}", known.configuration);
+                return Err(Fatal::new(format!("open {shard}"), cause));
+            }
+            _ => {
+                // What is applied is decided. What may be behind it was never accepted in this configuration.
+                if applied < last {
+                    records.push(LogRecord::Truncate(applied.next()));
+                    last = applied;
+                }
+                PaxosState { configuration, begins: applied, ..PaxosState::default() }
+            }
+        };
         if let Some(from) = paxos.syncing.take() {
             // A synchronization that was not finished: what it wrote belongs to no round yet.
             if from <= last {
@@ -97,9 +116,6 @@ impl Store {
             }
             records.push(LogRecord::Paxos(paxos));
         }
-        if applied > last {
-            return Err(lost(format!("applied {applied}, but the log ends at {last}")));
-        }
         if paxos.decided > last {
             return Err(lost(format!("decided {}, but the log ends at {last}", paxos.decided)));
         }
@@ -107,7 +123,7 @@ impl Store {
         let mut stop = None;
         if last > paxos.begins {
             let end = log.entries(shard, last, last.next(), 0)?;
-            stop = end.first().filter(|e| e.payload == Payload::Membership).and_then(stop_of);
+            stop = end.first().filter(|e| e.payload == Payload::Membership).and_then(super::members::stop_of);
         }
         Ok(Store(Arc::new(Mutex::new(State {
             log,
@@ -123,6 +139,7 @@ impl Store {
             cut: None,
             suffix_bytes: PROMISE_BYTES,
             failed: None,
+            compacted: (bounds.base.index, bounds.base.term),
         }))))
     }
 
@@ -156,11 +173,64 @@ impl Store {
         self.state().stop.clone()
     }
 
-    /// The position of the first entry that the log still has.
-    pub(super) fn first(&self) -> usize {
+    /// The point before the first entry that may be read.
+    pub(super) fn base(&self) -> (Index, Term) {
+        self.state().compacted
+    }
+
+    /// Its position: what begins before it cannot be given.
+    pub(super) fn first(&self) -> u64 {
         let state = self.state();
-        let base = state.log.bounds(state.shard).map_or(state.paxos.begins, |b| b.base.index);
-        state.position(base)
+        state.position(state.compacted.0) as u64
+    }
+
+    /// Nothing at or before this index is read any more.
+    pub(super) fn compact(&self, index: Index, term: Term) {
+        let mut state = self.state();
+        if index > state.compacted.0 {
+            state.compacted = (index, term);
+        }
+    }
+
+    /// Its configuration ends at an index, with its stop sign; another one begins behind it.
+    pub(super) fn turn(&self, configuration: u32, at: Index) -> Result<(), Fatal> {
+        let mut state = self.state();
+        if state.last != at || state.paxos.decided < at {
+            let cause = format!("configuration {configuration} begins at {at}, but the log ends at {}", state.last);
+            return Err(Fatal::new(format!("change the membership of {}", state.shard), cause));
+        }
+        state.stop = None;
+        state.paxos = PaxosState { configuration, begins: at, decided: at, ..PaxosState::default() };
+        state.note_state();
+        Ok(())
+    }
+
+    /// Takes over what follows everything known to be decided, and is decided too. The library has to begin anew.
+    pub(super) fn adopt(&self, items: Vec<Item>) -> Result<(), Fatal> {
+        let mut state = self.state();
+        let end = Index::new(state.paxos.decided.get() + items.len() as u64);
+        let mut items = items.into_iter().peekable();
+        let at = state.skip_same(state.paxos.decided.next(), &mut items)?;
+        if items.peek().is_some() {
+            state.cut(at);
+            state.push(items);
+            let last = state.tail.back().cloned();
+            state.stop = last.as_ref().and_then(super::members::stop_of);
+        }
+        state.paxos.decided = end;
+        state.note_state();
+        Ok(())
+    }
+
+    /// Somebody knows that everything up to an entry of this term is decided. `false`: that entry is not here.
+    pub(super) fn learn_decided(&self, index: Index, term: Term) -> Result<bool, Fatal> {
+        let mut state = self.state();
+        if state.term(index)? != Some(term) {
+            return Ok(false);
+        }
+        state.paxos.decided = state.paxos.decided.max(index);
+        state.note_state();
+        Ok(true)
     }
 
     /// A read of the log that failed: what the library says now is not to be used.
@@ -305,22 +375,34 @@ impl State {
         self.records.push(LogRecord::Paxos(self.paxos));
     }
 
-    /// Makes the log end with these items behind a position, keeping what is the same.
-    fn replace(&mut self, position: usize, items: Vec<Item>, accepted: Option<Round>, decided: Option<Index>) {
-        let mut at = self.index(position).next();
-        let mut items = items.into_iter().peekable();
+    /// Takes from items that are to follow an index those that are there already: same index and term, same entry. Gives
+    /// where they begin to differ.
+    fn skip_same(
+        &self,
+        from: Index,
+        items: &mut std::iter::Peekable<impl Iterator<Item = Item>>,
+    ) -> Result<Index, Fatal> {
+        let mut at = from;
         while let Some(item) = items.peek() {
-            match self.term(at) {
-                Ok(Some(term)) if term == item.term => {}
-                Ok(_) => break,
-                Err(fatal) => {
-                    self.failed = Some(fatal);
-                    return;
-                }
+            if self.term(at)? != Some(item.term) {
+                break;
             }
             items.next();
             at = at.next();
         }
+        Ok(at)
+    }
+
+    /// Makes the log end with these items behind a position, keeping what is the same.
+    fn replace(&mut self, position: usize, items: Vec<Item>, accepted: Option<Round>, decided: Option<Index>) {
+        let mut items = items.into_iter().peekable();
+        let at = match self.skip_same(self.index(position).next(), &mut items) {
+            Ok(at) => at,
+            Err(fatal) => {
+                self.failed = Some(fatal);
+                return;
+            }
+        };
         if items.peek().is_some() && accepted.is_some_and(|a| a != self.paxos.accepted) {
             self.paxos.syncing = Some(at);
             self.records.push(LogRecord::Paxos(self.paxos));
@@ -336,7 +418,8 @@ impl State {
     fn suffix(&mut self, from: usize) -> Vec<Item> {
         let end = self.index(self.len()).next();
         let from = self.index(from).next();
-        if from >= end {
+        // What is trimmed is not given: who would need it is told so when the message is to leave.
+        if from >= end || from <= self.compacted.0 {
             return Vec::new();
         }
         match self.entries(from, end, self.suffix_bytes) {

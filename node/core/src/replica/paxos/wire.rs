@@ -6,6 +6,8 @@
 //!
 //! Beside what OmniPaxos wants to say, every data frame carries how far its sender has applied and what it has promised.
 //! OmniPaxos's sequence numbers are not sent: the session orders the frames, and the receiver numbers for its library.
+//! Its positions are each replica's own (they count from where it has come into the configuration): what is sent are
+//! indexes of the log.
 //! Its forwarded proposals, snapshots and trims have no message: they never leave a replica.
 
 use bytes::Bytes;
@@ -19,11 +21,12 @@ use omnipaxos::messages::sequence_paxos::{
 use omnipaxos::storage::StopSign;
 use omnipaxos::util::LogSync;
 use omnipaxos::{ClusterConfig, util::NodeId as Pid};
-use quorate_shared::ids::Index;
+use quorate_shared::ids::{Index, Term};
 use serde::{Deserialize, Serialize};
 
 use super::storage::{Item, ballot, round};
 use crate::log::Round;
+use crate::membership::ChangeEntry;
 
 /// The version written; a frame of another is dropped and counted.
 const VERSION: u8 = 1;
@@ -47,6 +50,13 @@ pub(super) enum FrameKind {
     Hello { mine: u64, theirs: u64 },
     /// A message, or a part of one that goes on in the next frame.
     Data { mine: u64, theirs: u64, seq: u64, applied: Index, promised: Round, more: bool },
+    /// Outside of sessions: the receiver cannot be synchronized. The sender's log begins behind `base`, whose entry was of
+    /// `term`, and is decided up to `decided`.
+    Behind { base: Index, term: Term, decided: Index },
+    /// Outside of sessions: the sender wants what is decided behind an index.
+    Lacking { after: Index },
+    /// Outside of sessions: entries that are decided, following an index.
+    Decided { after: Index },
 }
 
 /// Entries behind a position, and the stop sign behind them.
@@ -148,6 +158,26 @@ pub(super) fn encode_hello(configuration: u32, mine: u64, theirs: u64) -> Bytes 
     postcard::to_extend(&head, vec![VERSION]).map(Bytes::from).unwrap_or_default()
 }
 
+/// A frame outside of sessions.
+pub(super) fn encode_outside(configuration: u32, kind: FrameKind, items: &[Item]) -> Bytes {
+    let head = Head { configuration, kind };
+    let frame = postcard::to_extend(&head, vec![VERSION]);
+    let frame = match kind {
+        FrameKind::Decided { .. } => frame.and_then(|frame| postcard::to_extend(items, frame)),
+        _ => frame,
+    };
+    // As above.
+    frame.map(Bytes::from).unwrap_or_default()
+}
+
+/// The entries of a frame outside of sessions.
+pub(super) fn decode_items(bytes: &[u8]) -> Option<Vec<Item>> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((items, [])) => Some(items),
+        _ => None,
+    }
+}
+
 /// The frames of a message. `head` makes each one's head: whether more follow.
 pub(super) fn encode(message: &Message, mut head: impl FnMut(bool) -> Head) -> Vec<Bytes> {
     let hint = message.size_hint();
@@ -177,7 +207,7 @@ pub(super) fn decode_head(bytes: &[u8]) -> Option<(Head, &[u8])> {
         return None;
     }
     let (head, rest): (Head, _) = postcard::take_from_bytes(rest).ok()?;
-    let data = matches!(head.kind, FrameKind::Data { .. });
+    let data = matches!(head.kind, FrameKind::Data { .. } | FrameKind::Decided { .. });
     (data || rest.is_empty()).then_some((head, rest))
 }
 
@@ -190,6 +220,66 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
 }
 
 impl Message {
+    /// With indexes instead of positions, for the wire.
+    pub(super) fn into_indexes(mut self, begins: Index) -> Self {
+        self.each_position(|position| position.saturating_add(begins.get()));
+        self
+    }
+
+    /// With positions instead of indexes. `None`: it needs what this replica has no position for, because it came into
+    /// the configuration later.
+    pub(super) fn into_positions(mut self, begins: Index) -> Option<Self> {
+        let begins = begins.get();
+        let known = match &mut self {
+            Message::Prepare { decided, .. } => *decided >= begins,
+            Message::Promise { decided, sync, .. } => {
+                *decided >= begins && sync.as_mut().is_none_or(|sync| sync.begin_at(begins))
+            }
+            Message::AcceptSync { sync, .. } => sync.begin_at(begins),
+            Message::Accept { at, .. } | Message::AcceptStop { at, .. } => *at >= begins,
+            _ => true,
+        };
+        self.each_position(|index| index.saturating_sub(begins));
+        known.then_some(self)
+    }
+
+    fn each_position(&mut self, f: impl Fn(u64) -> u64) {
+        let change = |n: &mut u64| *n = f(*n);
+        match self {
+            Message::Prepare { decided, accepted, .. } => {
+                change(decided);
+                change(accepted);
+            }
+            Message::Promise { decided, accepted, sync, .. } => {
+                change(decided);
+                change(accepted);
+                sync.iter_mut().for_each(|sync| change(&mut sync.at));
+            }
+            Message::AcceptSync { decided, sync, .. } => {
+                change(decided);
+                change(&mut sync.at);
+            }
+            Message::Accept { decided, at, .. } => {
+                change(decided);
+                change(at);
+            }
+            Message::Accepted { accepted: position, .. }
+            | Message::Decide { decided: position, .. }
+            | Message::AcceptStop { at: position, .. } => change(position),
+            _ => {}
+        }
+    }
+
+    /// The stop sign in it.
+    pub(super) fn stop(&self) -> Option<&Stop> {
+        match self {
+            Message::Promise { sync, .. } => sync.as_ref()?.stop.as_ref(),
+            Message::AcceptSync { sync, .. } => sync.stop.as_ref(),
+            Message::AcceptStop { stop, .. } => Some(stop),
+            _ => None,
+        }
+    }
+
     fn entries(&self) -> &[Item] {
         match self {
             Message::Promise { sync: Some(sync), .. } | Message::AcceptSync { sync, .. } => &sync.entries,
@@ -258,7 +348,7 @@ impl Message {
                 PaxosMsg::Decide(decide)
             }
             Message::AcceptStop { n, stop, .. } => {
-                let accept: AcceptStopSign = like(&(seq, b(n), stop.library()))?;
+                let accept: AcceptStopSign = like(&(b(n), seq, stop.library()))?;
                 PaxosMsg::AcceptStopSign(accept)
             }
             Message::Beat | Message::Confirm { .. } | Message::Confirmed { .. } | Message::Lead { .. } => return None,
@@ -301,10 +391,10 @@ fn of_paxos(msg: PaxosMsg<Item>, len: usize) -> Option<Message> {
             n_accepted: round(n_accepted),
             decided: decided_idx as u64,
             accepted: accepted_idx as u64,
-            sync: log_sync.map(Sync::of),
+            sync: log_sync.map(|sync| Sync::of(sync, len)),
         },
         PaxosMsg::AcceptSync(AcceptSync { n, decided_idx, log_sync, .. }) => {
-            Message::AcceptSync { n: round(n), decided: decided_idx as u64, sync: Sync::of(log_sync) }
+            Message::AcceptSync { n: round(n), decided: decided_idx as u64, sync: Sync::of(log_sync, len) }
         }
         PaxosMsg::AcceptDecide(AcceptDecide { n, decided_idx, entries, .. }) => {
             let at = len.saturating_sub(entries.len()) as u64;
@@ -323,8 +413,10 @@ fn of_paxos(msg: PaxosMsg<Item>, len: usize) -> Option<Message> {
 }
 
 impl Sync {
-    fn of(sync: LogSync<Item>) -> Self {
-        Sync { at: sync.sync_idx as u64, entries: sync.suffix, stop: sync.stopsign.as_ref().map(Stop::of) }
+    /// The library counts a stop sign that both sides have as an entry before `at`, and the stop sign once more: it is
+    /// always behind the `len` entries of the log.
+    fn of(sync: LogSync<Item>, len: usize) -> Self {
+        Sync { at: sync.sync_idx.min(len) as u64, entries: sync.suffix, stop: sync.stopsign.as_ref().map(Stop::of) }
     }
 
     fn library(self) -> LogSync<Item> {
@@ -360,6 +452,13 @@ impl Stop {
             voters: stop.next_config.nodes.len() as u32,
             metadata: stop.metadata.clone().unwrap_or_default(),
         }
+    }
+
+    /// Whether it says what is to follow: the entry of a change of the membership, and its term before it.
+    pub(super) fn is_sound(&self) -> bool {
+        let entry = self.metadata.get(8..).map(|bytes| ChangeEntry::decode(&Bytes::copy_from_slice(bytes)));
+        let Some(Ok(entry)) = entry else { return false };
+        entry.after.voters.len() == self.voters as usize && (2..=super::VOTERS_MAX).contains(&u64::from(self.voters))
     }
 
     pub(super) fn library(self) -> StopSign {

@@ -6,6 +6,7 @@ use quorate_shared::ids::{Epoch, NodeId};
 
 use super::*;
 use crate::log::{BaseRecord, Payload};
+use crate::replica::APPLY_WINDOW_BYTES;
 use crate::sim::records::Disk;
 
 const SHARD: ShardId = ShardId::DATA;

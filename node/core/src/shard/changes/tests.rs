@@ -6,12 +6,14 @@
 //! everywhere.
 
 mod cluster;
+mod paxos;
 
 use quorate_shared::ids::{NodeId, ReplicaId};
 
 use self::cluster::{Cluster, Rng};
 use super::*;
 use crate::membership::Host;
+use crate::replica::Protocol;
 
 fn r(n: u64) -> ReplicaId {
     ReplicaId::new(n)
@@ -273,11 +275,12 @@ fn fault(c: &mut Cluster, nodes: u64) {
     }
 }
 
-fn chaos(seed: u64) {
+fn chaos(protocol: Protocol, seed: u64) {
     let mut rng = Rng::new(seed);
-    let (voters, others) = (rng.range(1, 4), rng.range(1, 3));
+    let least = if protocol == Protocol::Paxos { 2 } else { 1 };
+    let (voters, others) = (rng.range(least, 4), rng.range(1, 3));
     let nodes = voters + others;
-    let mut c = Cluster::new(seed, voters, others);
+    let mut c = Cluster::with(protocol, seed, voters, others);
     c.stormy();
     let mut quiet = 0;
     let mut losing = None;
@@ -300,7 +303,10 @@ fn chaos(seed: u64) {
         if c.now > quiet
             && c.rng.range(0, 999) < 8
             && let Some(leader) = c.leader()
-            && let Some(change) = random_change(&mut c, nodes)
+            && let Some(change) = match protocol {
+                Protocol::Raft => random_change(&mut c, nodes),
+                Protocol::Paxos => paxos::random_change(&mut c, nodes),
+            }
         {
             c.change(leader, change);
         }
@@ -310,8 +316,12 @@ fn chaos(seed: u64) {
         let membership = c.membership();
         let lost = membership.voters.iter().chain(&membership.learners).find(|m| c.replica(m.node.get()) != m.replica);
         let Some(lost) = lost.copied() else { break };
-        let learner = c.host(lost.node.get());
-        let _ = change(&mut c, MembershipChange::Replace { remove: lost.replica, learner });
+        let (remove, host) = (lost.replica, c.host(lost.node.get()));
+        let again = match protocol {
+            Protocol::Raft => MembershipChange::Replace { remove, learner: host },
+            Protocol::Paxos => MembershipChange::ReplaceVoter { remove, voter: host },
+        };
+        let _ = change(&mut c, again);
         c.run(500);
     }
     writes(&mut c);
@@ -330,7 +340,13 @@ fn any_order_of_changes_under_faults_is_safe() {
         None => 0..40,
     };
     for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(|| chaos(seed)) {
+        let run = || {
+            chaos(Protocol::Raft, seed);
+            if seed % 2 == 0 {
+                chaos(Protocol::Paxos, seed);
+            }
+        };
+        if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("seed {seed} failed; replay: SIM_SEED={seed} cargo test -p quorate-core any_order_of_changes");
             std::panic::resume_unwind(panic);
         }

@@ -72,6 +72,7 @@ struct Node {
 type Packet = (u64, ReplicaId, ReplicaId, Bytes);
 
 pub struct Cluster {
+    pub protocol: Protocol,
     pub now: u64,
     pub rng: Rng,
     pub clients: u8,
@@ -105,11 +106,16 @@ fn name(client: u8, seq: u64) -> Bytes {
 }
 
 impl Cluster {
-    /// Founding voters from 1 on, and others that are shipped to.
     pub fn new(seed: u64, voters: u64, others: u64) -> Self {
+        Self::with(Protocol::Raft, seed, voters, others)
+    }
+
+    /// Founding voters from 1 on, and others that are shipped to.
+    pub fn with(protocol: Protocol, seed: u64, voters: u64, others: u64) -> Self {
         let membership = Membership::of_voters((1..=voters).map(|n| (ReplicaId::new(n), NodeId::new(n))));
         let base = BaseRecord::founding(SHARD, membership, EPOCH);
         let mut out = Cluster {
+            protocol,
             now: 0,
             rng: Rng::new(seed),
             clients: 2,
@@ -207,7 +213,7 @@ impl Cluster {
         let (now, me) = (self.now, self.host(id));
         self.lives += 1;
         let seed = self.seed ^ self.lives.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let base = self.base.clone();
+        let (base, protocol) = (self.base.clone(), self.protocol);
         let node = self.nodes.get_mut(&id).unwrap();
         if node.up.is_some() {
             return;
@@ -215,7 +221,7 @@ impl Cluster {
         let tree: Arc<dyn Tree> = Arc::clone(&node.tree) as Arc<dyn Tree>;
         let mut machine = Machine::open(Arc::clone(&tree), &base).unwrap();
         let bounds = node.reader.bounds(SHARD).unwrap();
-        let end = if bounds.replica == ReplicaId::NONE { bounds.last } else { bounds.hard.commit.min(bounds.last) };
+        let end = if bounds.replica == ReplicaId::NONE { bounds.last } else { bounds.committed() };
         let read = node.reader.entries(SHARD, machine.state().index.next(), end.next(), usize::MAX).unwrap();
         machine.apply(&read).unwrap();
         let applied = machine.state().applied();
@@ -224,7 +230,7 @@ impl Cluster {
         let part = if replica == ReplicaId::NONE {
             Part::Shipped(Box::new(Follower::new(SHARD, applied.epoch, log, &applied).unwrap()))
         } else {
-            let (node, protocol, timing) = (NodeId::new(id), Protocol::Raft, Timing::default());
+            let (node, timing) = (NodeId::new(id), Timing::default());
             let config = Config { shard: SHARD, replica, node, protocol, seed, timing };
             Part::Member(Box::new(Shard::new(config, log, tree, applied, now).unwrap()))
         };
