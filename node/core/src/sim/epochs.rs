@@ -45,7 +45,7 @@ impl World {
         let (me, reader, applied) = (node.host(), node.store.reader(), machine.state().applied());
         let committed = match reader.bounds(SHARD) {
             Some(bounds) if bounds.replica == ReplicaId::NONE => bounds.last,
-            Some(bounds) => bounds.hard.commit.max(applied.index),
+            Some(bounds) => bounds.committed().max(applied.index),
             None => applied.index,
         };
         let begun = epoch::begin(&mut node.store, &*reader, (SHARD, me), &applied, epoch, wall)?;

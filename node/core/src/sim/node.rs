@@ -329,7 +329,7 @@ impl World {
         self.checks.lineage.opens(id, machine.state().epoch);
         let Some(log) = self.nodes.get(&id).map(|n| n.store.reader()) else { return Ok(()) };
         let Some(bounds) = log.bounds(SHARD) else { return Ok(()) };
-        let end = if bounds.replica == ReplicaId::NONE { bounds.last } else { bounds.hard.commit.min(bounds.last) };
+        let end = if bounds.replica == ReplicaId::NONE { bounds.last } else { bounds.committed() };
         while machine.state().index < end {
             let entries = log.entries(SHARD, machine.state().index.next(), end.next(), APPEND_BYTES_MAX)?;
             if entries.is_empty() {
