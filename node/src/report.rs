@@ -103,6 +103,8 @@ pub struct NodeReport {
     pub epoch: Epoch,
     /// Nodes it has met in another epoch of the same number.
     pub rivals: Vec<(NodeId, Epoch)>,
+    /// A newer epoch that it has heard of and is not in yet.
+    pub newer: Option<Epoch>,
 }
 
 /// An archive of the log, as a node knows it.

@@ -164,6 +164,7 @@ impl Reports for NodeReports {
             nonce: self.peers.nonce(),
             epoch: self.peers.epoch(),
             rivals: self.peers.rivals(),
+            newer: self.peers.newer_epoch(),
         }
     }
 

@@ -37,6 +37,7 @@ pub(crate) fn report(node: u64, state: NodeState) -> NodeReport {
         nonce: Nonce([node as u8; 16]),
         epoch: Epoch { number: 1, id: 1 },
         rivals: Vec::new(),
+        newer: None,
     }
 }
 

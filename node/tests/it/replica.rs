@@ -95,3 +95,47 @@ fn cut_off_it_says_so_and_hints_at_local() {
     replica.must("SET read_level = local");
     assert_eq!(replica.number("SELECT count(*) FROM t"), 3);
 }
+
+#[test]
+fn two_replicas_of_each_other_do_not_keep_each_other_young() {
+    let mut cluster = TestCluster::started(1, 2);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    for (node, other) in [(2, 3), (3, 2)] {
+        eventually("the replica catches up", || cluster.nodes[&node].caught_up(&cluster.nodes[&1]));
+        let other = cluster.nodes[&other].address();
+        cluster.node(node).set_flag("--replica-of", &other);
+    }
+    cluster.node(1).kill();
+    for node in [2, 3] {
+        cluster.node(node).kill();
+        cluster.node(node).start();
+    }
+    // Both run and hear each other, and neither takes that for news of the master.
+    for (node, other) in [(2, 3), (3, 2)] {
+        eventually("it says that nobody leads", || {
+            let status = cluster.nodes[&node].status()?;
+            let nodes = status["nodes"].as_array().ok_or("no nodes")?;
+            let there = nodes.iter().any(|one| one["id"] == format!("n{other}").as_str() && one["reachable"] == true);
+            let shards = status["shards"].as_array().ok_or("no shards")?;
+            let members: Vec<_> = shards.iter().flat_map(|shard| shard["members"].as_array()).flatten().collect();
+            let silent = shards.iter().all(|shard| shard["leader"].is_null())
+                && members.iter().all(|member| member["lag_ms"].is_null() && member["lag_entries"].is_null());
+            let named = status["problems"].to_string().contains("NoQuorum");
+            if there && silent && named { Ok(()) } else { Err(status.to_string()) }
+        });
+        let mut replica = Sql::on(&cluster.nodes[&node]);
+        replica.must("SET statement_timeout = 1000");
+        replica.must("SET read_level = 'max_staleness 500'");
+        let error = refusal(replica.run("SELECT count(*) FROM t"));
+        assert_eq!(error.code, Code::Behind, "{error:?}");
+    }
+    // The master is found again though neither was told where it is.
+    cluster.node(1).start();
+    cluster.wait_ready();
+    sql.must("INSERT INTO t VALUES (1)");
+    for node in [2, 3] {
+        eventually("the replica follows", || cluster.nodes[&node].caught_up(&cluster.nodes[&1]));
+        assert_eq!(Sql::on(&cluster.nodes[&node]).number("SELECT count(*) FROM t"), 1);
+    }
+}

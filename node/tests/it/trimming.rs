@@ -69,6 +69,11 @@ pub fn until_trimmed(cluster: &TestCluster, sql: &mut Sql, nodes: &[u64], mut ro
     round
 }
 
+/// As after a power cut: the machine has another boot id, and the engine was not closed.
+fn lose_engine(data: &Path) {
+    std::fs::write(data.join("engine.trust"), "quorate engine 1\nboot another\nstate open\n").unwrap();
+}
+
 #[test]
 fn the_log_stays_small_under_endless_overwriting_and_survives_restarts() {
     let mut cluster = started(1, 0, 1024);
@@ -108,12 +113,8 @@ fn an_engine_is_rebuilt_from_base_and_log_without_anybody() {
     let round = until_trimmed(&cluster, &mut sql, &[1], 0);
     sql.must("INSERT INTO t VALUES (10000, 0, 'behind the base')");
     let data = cluster.nodes[&1].data.clone();
-    // As after a power cut: the machine has another boot id, and the engine was not closed.
     cluster.node(1).kill();
-    let mark = std::fs::read_to_string(data.join("engine.trust")).unwrap();
-    let cut: Vec<String> =
-        mark.lines().map(|l| if l.starts_with("boot ") { "boot another".into() } else { l.to_owned() }).collect();
-    std::fs::write(data.join("engine.trust"), cut.join("\n") + "\n").unwrap();
+    lose_engine(&data);
     cluster.node(1).start();
     cluster.wait_ready();
     let mut sql = Sql::on(&cluster.nodes[&1]);
@@ -191,12 +192,46 @@ fn a_voter_behind_the_log_is_filled_and_votes_again() {
     let running = [behind, master];
     for id in running {
         cluster.node(id).kill();
-        let mark = cluster.nodes[&id].data.join("engine.trust");
-        std::fs::write(&mark, "quorate engine 1\nboot another\nstate open\n").unwrap();
+        lose_engine(&cluster.nodes[&id].data);
     }
     for id in running {
         cluster.node(id).start();
     }
     cluster.wait_ready();
     check(&mut Sql::on(&cluster.nodes[&behind]), round);
+}
+
+#[test]
+fn a_voter_with_neither_engine_nor_base_is_filled_by_the_others() {
+    let mut cluster = started(3, 0, 16);
+    let mut sql = Sql::anywhere(&cluster);
+    create(&mut sql);
+    overwrite(&mut sql, 0);
+    let master = cluster.settled();
+    let damaged = master % 3 + 1;
+    let mut round = until_trimmed(&cluster, &mut sql, &[damaged], 0);
+    cluster.node(damaged).kill();
+    let data = cluster.nodes[&damaged].data.clone();
+    lose_engine(&data);
+    let mut flipped = 0;
+    for file in data.join("snapshots").read_dir().unwrap().flatten().map(|entry| entry.path()) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(&file, bytes).unwrap();
+        flipped += 1;
+    }
+    assert!(flipped > 0, "the log was trimmed behind a base");
+    round += 1;
+    overwrite(&mut sql, round);
+    cluster.node(damaged).start();
+    eventually("the voter is whole again", || match cluster.nodes[&damaged].log_text() {
+        text if text.contains("this voter is whole again") => Ok(()),
+        _ => Err("not yet".into()),
+    });
+    cluster.wait_ready();
+    eventually("it has everything", || cluster.nodes[&damaged].caught_up(&cluster.nodes[&cluster.master()]));
+    let mut local = Sql::on(&cluster.nodes[&damaged]);
+    local.must("SET read_level = local");
+    check(&mut local, round);
 }

@@ -29,8 +29,12 @@ pub(super) fn plan(scene: &Scene, node: NodeId, accept_loss: bool) -> Planned {
         refusals.push(format!("NotReplica: {node} votes; `switchover` hands it the leadership"));
     }
     refusals.extend(unready(scene, node));
-    let number = scene.epoch(node).number + 1;
     let risks = if accept_loss { &mut warnings } else { &mut refusals };
+    let newer = scene.report(node).and_then(|report| report.newer).map(|epoch| epoch.number);
+    if let Some(newer) = newer {
+        risks.push(format!("MayLose: epoch {newer} has begun without {node}; what was acknowledged in it is lost"));
+    }
+    let number = scene.epoch(node).number.max(newer.unwrap_or_default()) + 1;
     for shard in SHARDS {
         if let Some(leader) = scene.leader(shard) {
             risks.push(format!(
@@ -85,4 +89,23 @@ pub(super) async fn carry_out(runner: &Runner, work: &Promotion, steps: &Steps) 
     let message = format!("{} begins again; whether it leads epoch {} is to be looked at", runner.node, epoch.number);
     let error = WireError::new(Code::Unknown, message);
     AdminOutcome { summary: error.message.clone(), error: Some(error), ..AdminOutcome::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::{healthy, silence, with};
+
+    #[test]
+    fn an_epoch_that_has_begun_without_the_replica_is_not_begun_again() {
+        let (four, mut gathered) = (NodeId::new(4), healthy());
+        (1..=3).for_each(|voter| silence(&mut gathered, voter, None));
+        gathered.asked = four;
+        assert_eq!(plan(&Scene::new(gathered.clone()), four, false).plan.title, "make n4 the first voter of epoch 2");
+        with(&mut gathered, 4, |report| report.newer = Some(Epoch { number: 2, id: 9 }));
+        let refused = plan(&Scene::new(gathered.clone()), four, false).plan.refusals;
+        assert_eq!(refused, ["MayLose: epoch 2 has begun without n4; what was acknowledged in it is lost"]);
+        let accepted = plan(&Scene::new(gathered), four, true).plan;
+        assert_eq!((accepted.title.as_str(), accepted.refusals.len()), ("make n4 the first voter of epoch 3", 0));
+    }
 }
