@@ -79,7 +79,7 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// For finding a node again after a loss.
     pub reconnect_timeout: Duration,
-    /// For one statement up to its first rows, retries included.
+    /// For one statement up to its first rows, retries included; what the first connection took counts for the first.
     pub deadline: Duration,
     /// Where to go on a loss.
     pub policy: Policy,
@@ -197,6 +197,8 @@ pub struct Client {
     welcome: Option<Welcome>,
     /// Voter or replica, decided by the first node.
     home: Option<NodeKind>,
+    /// What the first connection took, until the first request.
+    connecting: Duration,
     /// The address of the node lost last, asked last when a new one is sought.
     left: Option<String>,
     settings: Vec<(String, String)>,
@@ -252,13 +254,16 @@ impl Client {
             generation: 0,
             welcome: None,
             home: None,
+            connecting: Duration::ZERO,
             left: None,
             settings,
             statements: Vec::new(),
             cancel: Arc::new(CancelState::default()),
             listener: None,
         };
+        let begun = Instant::now();
         client.connect_once().await?;
+        client.connecting = begun.elapsed();
         Ok(client)
     }
 
@@ -396,17 +401,20 @@ impl Client {
     async fn call(&mut self, mut call: Call) -> Result<First, ClientError> {
         let number = self.cancel.begin();
         let begun = Instant::now();
-        let deadline = begun + self.deadline_of(&call.body);
+        let deadline = begun + self.deadline_of(&call.body).saturating_sub(std::mem::take(&mut self.connecting));
         self.seq += 1;
         let write = WriteId { client: self.id, seq: self.seq };
         let (mut uncertain, mut lost) = (false, false);
+        // What the node that was left last had said.
+        let mut said: Option<WireError> = None;
         let mut pause = Pause::default();
         loop {
             if self.cancel.asked(number) {
                 return Err(canceled(uncertain && call.writes));
             }
             if self.link.is_none() {
-                self.find_node(deadline, number).await.map_err(|error| after_loss(error, uncertain && call.writes))?;
+                let found = self.find_node(deadline, number).await;
+                found.map_err(|error| after_loss(no_better(said.take(), error), uncertain && call.writes))?;
             }
             let stale = match call.slot {
                 Some(slot) => self.prepare_again(slot, deadline).await,
@@ -423,13 +431,14 @@ impl Client {
             match attempt {
                 Ok(First { response: Response::Error(error), .. }) => {
                     uncertain |= error.code == Code::Unknown;
+                    said = Some(error.clone());
                     // What was lost on its way may yet arrive: a refusal now does not mean that it is refused then.
                     let again = self.again(error, &call, begun, deadline, &mut pause, number).await;
                     again.map_err(|error| after_loss(error, lost && call.writes))?;
                 }
                 Ok(first) => return Ok(first),
                 Err(Attempt::Lost(reason)) => {
-                    (uncertain, lost) = (true, true);
+                    (uncertain, lost, said) = (true, true, None);
                     self.lose(&reason);
                 }
                 Err(Attempt::Late) => {
@@ -632,6 +641,16 @@ fn no_answer(writes: bool) -> ClientError {
         error.hint("look whether its effect is there before you run it again").into()
     } else {
         WireError::new(Code::Retry, "no answer before the deadline").hint("try again, or raise the timeout").into()
+    }
+}
+
+/// No other node was found in time: what the node that was left had said is the answer.
+fn no_better(said: Option<WireError>, error: ClientError) -> ClientError {
+    match (said, error) {
+        (Some(said), ClientError::NoConnection { tried }) => {
+            said.detail(format!("no other node took over: {}", tried_text(&tried))).into()
+        }
+        (_, error) => error,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quorate_core::engine::behind::Behind;
 use quorate_core::engine::sled::SledEngine;
 use quorate_core::engine::{Engine, Tree};
 use quorate_core::entry::{Body, Entry, Transaction};
@@ -23,7 +24,7 @@ use quorate_shared::ids::{
 };
 
 const STORAGE: TableId = TableId::new(7);
-const PER_ENTRY: u64 = 8;
+const PER_ENTRY: u64 = 20;
 
 fn main() -> Result<(), Fatal> {
     let mut args = std::env::args().skip(1);
@@ -31,6 +32,7 @@ fn main() -> Result<(), Fatal> {
     let rows = args.next().and_then(|n| n.parse().ok()).unwrap_or(200_000);
     let _ = std::fs::remove_dir_all(&dir);
     machine(&dir.join("engine"), rows)?;
+    backlog(&dir.join("behind"), rows)?;
     log(&dir.join("log"))?;
     std::fs::remove_dir_all(&dir).map_err(|e| Fatal::new("clean up", e))
 }
@@ -131,6 +133,40 @@ fn machine(dir: &Path, rows: u64) -> Result<(), Fatal> {
     let begun = start();
     while scrub.step(10_000)?.is_none() {}
     rate("scrub", rows, &begun);
+    Ok(())
+}
+
+/// What a replica does that is far behind: 64 clients' inserts, written behind, the engine taking them on another thread.
+fn backlog(dir: &Path, rows: u64) -> Result<(), Fatal> {
+    const CLIENTS: u64 = 64;
+    let engine = SledEngine::open(dir, 64 << 20)?;
+    let behind = Arc::new(Behind::new(Arc::new(|| ())));
+    let mut machine = Machine::open(behind.tree(engine.tree("s1-r1")?), &base())?;
+    let keys: Vec<u64> = (0..rows).map(|n| (n % CLIENTS) << 40 | (n / CLIENTS)).collect();
+    let list = entries(&machine, &keys);
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let drainer = std::thread::spawn({
+        let (behind, done) = (behind.clone(), done.clone());
+        move || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                match behind.pending_bytes() > quorate_core::engine::behind::PENDING_BYTES_MUCH {
+                    true => behind.drain_while(|| true).unwrap_or_else(|fatal| println!("{fatal}")),
+                    false => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        }
+    });
+    let begun = start();
+    for group in list.chunks(64) {
+        machine.apply(group)?;
+    }
+    rate("backlog of inserts, written behind", rows, &begun);
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    // It has said what there was to say.
+    let _ = drainer.join();
+    let begun = start();
+    behind.drain_all()?;
+    rate("what was left, into the engine", rows, &begun);
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod scrub;
 mod state;
 
 use std::collections::VecDeque;
+use std::collections::btree_map::Entry as Place;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -241,7 +242,12 @@ impl Machine {
         group: &mut Group,
     ) -> Result<(), Fatal> {
         let storage = storage_of(key)?;
-        let old = self.stored(key, group)?;
+        // One search of the batch, and one of the tree only for what is not in it.
+        let place = group.batch.writes.entry(key.clone());
+        let old = match &place {
+            Place::Occupied(pending) => pending.get().clone(),
+            Place::Vacant(_) => self.tree.get(key)?,
+        };
         let newest = old.as_deref().map(mvcc::parse).transpose()?;
         let old_row = newest.and_then(|(_, row)| row);
         if row.is_none() && old_row.is_none() {
@@ -254,6 +260,9 @@ impl Machine {
         if let Some(row) = row {
             digest.add(key, timestamp, row);
         }
+        let value = Newest::encode(timestamp, row);
+        group.bytes += key.len() + value.len() + 16;
+        place.insert_entry(Some(value));
         group.touched(storage);
         let written = newest.map(|(written, _)| written);
         if let (Some(written), Some(old)) = (written, old) {
@@ -266,7 +275,6 @@ impl Machine {
                 group.put(keys::history_key(key, timestamp), Some(tombstone));
             }
         }
-        group.put(key.clone(), Some(Newest::encode(timestamp, row)));
         Ok(())
     }
 

@@ -78,7 +78,8 @@ impl CancelHandle {
         let Some((address, session, key)) = target else { return Ok(()) };
         let agent = format!("{} (cancel)", self.config.agent);
         let failed = |reason: String| ClientError::NoConnection { tried: vec![(address.clone(), reason)] };
-        let (mut connection, _) = link::open(&address, &self.config, &agent, &[]).await.map_err(failed)?;
+        let (mut connection, _) =
+            link::open(&address, &self.config, self.config.connect_timeout, &agent, &[]).await.map_err(failed)?;
         let body = Request::Cancel { session, key, request };
         let told = async {
             connection.writer.send(&ClientFrame { request: 1, body }).await?;

@@ -33,6 +33,7 @@ pub(super) struct Link {
 pub(super) async fn open(
     address: &str,
     config: &ClientConfig,
+    patience: Duration,
     agent: &str,
     settings: &[(String, String)],
 ) -> Result<(Connection, Welcome), String> {
@@ -44,13 +45,13 @@ pub(super) async fn open(
         settings: settings.iter().filter(|(name, _)| name != "database").cloned().collect(),
     });
     let work = async {
-        let mut connection = codec::connect(address, config.connect_timeout).await?;
+        let mut connection = codec::connect(address, patience).await?;
         connection.writer.send(&hello).await?;
         let greeting = connection.reader.message::<Greeting>().await?;
         Ok::<_, CodecError>((connection, greeting))
     };
-    match tokio::time::timeout(config.connect_timeout, work).await {
-        Err(_) => Err(format!("no answer within {} ms", config.connect_timeout.as_millis())),
+    match tokio::time::timeout(patience, work).await {
+        Err(_) => Err(format!("no answer within {} ms", patience.as_millis())),
         Ok(Err(error)) => Err(plain(&error)),
         Ok(Ok((connection, Some(Greeting::Welcome(welcome))))) => Ok((connection, *welcome)),
         Ok(Ok((_, Some(Greeting::Refused(error))))) => Err(refusal(&error)),
@@ -85,33 +86,51 @@ fn plain(error: &CodecError) -> String {
 impl Client {
     /// Opens the first connection: every host once, in order.
     pub(super) async fn connect_once(&mut self) -> Result<(), ClientError> {
+        let hosts = self.config.hosts.iter().map(ToString::to_string).collect();
+        let tried = match self.try_each(hosts, Instant::now() + self.config.deadline, None).await? {
+            None => return Ok(()),
+            Some(tried) => tried,
+        };
+        Err(ClientError::NoConnection { tried })
+    }
+
+    /// Tries nodes in order; `None`: the session is there, else why not, per address. A node that says nothing takes no
+    /// more of the time left than its share.
+    async fn try_each(
+        &mut self,
+        addresses: Vec<String>,
+        deadline: Instant,
+        number: Option<u64>,
+    ) -> Result<Option<Vec<(String, String)>>, ClientError> {
         let mut tried = Vec::new();
-        for address in self.config.hosts.iter().map(ToString::to_string).collect::<Vec<_>>() {
-            match self.try_node(&address).await {
-                Ok(()) => return Ok(()),
+        let mut waiting = addresses.len() as u32;
+        for address in addresses {
+            if number.is_some_and(|number| self.cancel.asked(number)) {
+                return Err(canceled(false));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let patience = self.config.connect_timeout.min(left / waiting.max(1));
+            waiting -= 1;
+            if patience.is_zero() {
+                tried.push((address, "not asked: no time was left".into()));
+                continue;
+            }
+            match self.try_node(&address, patience).await {
+                Ok(()) => return Ok(None),
                 Err(reason) => tried.push((address, reason)),
             }
         }
-        Err(ClientError::NoConnection { tried })
+        Ok(Some(tried))
     }
 
     /// Looks for a node after a loss, in rounds, until the deadline or the reconnect timeout.
     pub(super) async fn find_node(&mut self, deadline: Instant, number: u64) -> Result<(), ClientError> {
-        let deadline = deadline.min(Instant::now() + self.config.reconnect_timeout);
+        let last = deadline.min(Instant::now() + self.config.reconnect_timeout);
         let mut pause = ROUND_PAUSE_MS.0;
         loop {
-            let mut tried = Vec::new();
-            for address in self.candidates() {
-                if self.cancel.asked(number) {
-                    return Err(canceled(false));
-                }
-                match self.try_node(&address).await {
-                    Ok(()) => return Ok(()),
-                    Err(reason) => tried.push((address, reason)),
-                }
-            }
+            let Some(tried) = self.try_each(self.candidates(), deadline, Some(number)).await? else { return Ok(()) };
             let wait = Duration::from_millis(pause);
-            if Instant::now() + wait >= deadline {
+            if Instant::now() + wait >= last {
                 return Err(ClientError::NoConnection { tried });
             }
             self.cancel.sleep(wait, number).await;
@@ -154,8 +173,8 @@ impl Client {
     }
 
     /// Tries one node; on success the session is there.
-    async fn try_node(&mut self, address: &str) -> Result<(), String> {
-        let (connection, welcome) = open(address, &self.config, &self.config.agent, &self.settings).await?;
+    async fn try_node(&mut self, address: &str, patience: Duration) -> Result<(), String> {
+        let (connection, welcome) = open(address, &self.config, patience, &self.config.agent, &self.settings).await?;
         self.acceptable(&welcome)?;
         let again = self.welcome.is_some();
         self.home.get_or_insert(welcome.kind);

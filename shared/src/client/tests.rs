@@ -249,6 +249,52 @@ async fn retry_and_busy_are_asked_again_and_others_are_not() {
     }
 }
 
+/// A node that takes connections and says nothing, as a stopped process does.
+async fn mute() -> (TcpListener, Address) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn a_statement_ends_by_its_deadline_with_what_the_last_node_said() {
+    // One node knows of no quorum, the others are stopped: after a while they are asked, and take no more than is left.
+    let node = nodes(vec![voter(|_| Act::Say(error(Code::Retry)))]).await;
+    let (stopped, others) = (mute().await, mute().await);
+    let mut config = config(&[&node[0]]);
+    config.hosts.extend([stopped.1.clone(), others.1.clone()]);
+    config.deadline = Duration::from_millis(3500);
+    let mut client = Client::connect(config).await.unwrap();
+    let begun = Instant::now();
+    let failed = client.run("SELECT 1", Vec::new()).await.unwrap_err();
+    assert!(begun.elapsed() >= RETRY_STAY, "the others were asked");
+    assert!(begun.elapsed() < Duration::from_millis(3500 + 700), "{:?}", begun.elapsed());
+    let ClientError::Server(said) = failed else { panic!("{failed}") };
+    assert_eq!((said.code, said.message.as_str()), (Code::Retry, "said so"));
+}
+
+#[tokio::test]
+async fn silent_hosts_leave_time_for_the_one_that_answers() {
+    let node = nodes(vec![voter(|_| Act::Say(error(Code::Retry)))]).await;
+    let (first, second) = (mute().await, mute().await);
+    let mut config = config(&[&node[0]]);
+    config.hosts = vec![first.1.clone(), second.1.clone(), node[0].address.clone()];
+    config.deadline = Duration::from_millis(900);
+    let begun = Instant::now();
+    let mut client = Client::connect(config.clone()).await.unwrap();
+    assert_eq!(client.address().unwrap(), node[0].address.to_string());
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    // Connecting counts for the first statement.
+    client.run("SELECT 1", Vec::new()).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(900 + 500), "{:?}", begun.elapsed());
+    config.hosts.pop();
+    let begun = Instant::now();
+    let failed = Client::connect(config).await.unwrap_err();
+    let ClientError::NoConnection { tried } = failed else { panic!("{failed}") };
+    assert_eq!(tried.len(), 2, "{tried:?}");
+    assert!(begun.elapsed() < Duration::from_millis(900 + 500), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_redirect_is_followed() {
     let all = nodes(vec![acts((0..9).map(|_| Act::Say(error(Code::Redirect)))), acts([])]).await;

@@ -49,7 +49,11 @@ struct Incoming {
     file: File,
     hasher: Hasher,
     bytes: u64,
+    synced: u64,
 }
+
+/// A snapshot is synced in steps of this: one sync of all of it would hold up the syncs of a node on the same disk.
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// Milliseconds since 1970.
 fn now_ms() -> u64 {
@@ -195,9 +199,7 @@ impl Archiver {
         if offset != incoming.bytes {
             bail!("the node sent byte {offset} of a snapshot of {shard} behind byte {}", incoming.bytes);
         }
-        incoming.file.write_all(bytes)?;
-        incoming.hasher.update(bytes);
-        incoming.bytes += bytes.len() as u64;
+        incoming.write(bytes)?;
         state.bytes += bytes.len() as u64;
         if last && let Some((base, incoming)) = state.snapshot.take() {
             let mut files = ShardFiles::new(shard, &base);
@@ -317,7 +319,18 @@ impl Incoming {
     fn create(dir: &Path, shard: ShardId, index: Index) -> std::io::Result<Self> {
         let name = format!("snapshot-{shard}-{:020}.qsnap", index.get());
         let file = File::create(dir.join(format!("{name}{PART}")))?;
-        Ok(Self { name, file, hasher: Hasher::default(), bytes: 0 })
+        Ok(Self { name, file, hasher: Hasher::default(), bytes: 0, synced: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        if self.bytes - self.synced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.synced = self.bytes;
+        }
+        Ok(())
     }
 
     fn finish(self, dir: &Path) -> std::io::Result<SnapshotFile> {

@@ -4,7 +4,8 @@
 //! visible, and the engine must be as of *some* applied index after a crash. A [`BehindTree`] keeps what is on its way in
 //! memory; [`Behind::drain_while`] moves it below, oldest first. Whole batches are joined into a group and a group goes below as
 //! one batch, so the tree below is always as it was after some batch. Keys written again meanwhile (applied records,
-//! digests, clients' slots, hot rows) are written once.
+//! digests, clients' slots, hot rows) are written once. A batch as large as a group becomes one as it is: who is far
+//! behind pays for no second sorting.
 //!
 //! Reads look at what is on its way first and below after: what vanishes from the first in between is below by then.
 //!
@@ -13,7 +14,9 @@
 //!
 //! Left out: threads; whoever owns the engine calls [`Behind::drain_while`] when it is woken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, VecDeque, btree_map};
+use std::hash::BuildHasherDefault;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -86,17 +89,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Writes = BTreeMap<Bytes, Option<Bytes>>;
+
 /// Batches that go below as one.
 struct Group {
     number: u64,
-    writes: BTreeMap<Bytes, Option<Bytes>>,
+    /// Shared with whoever moves it below.
+    writes: Arc<Writes>,
     bytes: usize,
+    /// It takes no further batch.
+    closed: bool,
 }
+
+/// The newest value on its way of each key, and the group that carries it.
+#[expect(clippy::disallowed_types, reason = "never iterated, and without randomness of its own")]
+type Newest = std::collections::HashMap<Bytes, (u64, Option<Bytes>), BuildHasherDefault<DefaultHasher>>;
 
 #[derive(Default)]
 struct Pending {
-    /// The newest value on its way of each key, and the group that carries it.
-    newest: BTreeMap<Bytes, (u64, Option<Bytes>)>,
+    newest: Newest,
+    /// In the order in which they go below; the one that is just going is the first.
     groups: VecDeque<Group>,
     /// Number of the newest group.
     next: u64,
@@ -126,19 +138,28 @@ impl BehindTree {
     fn drain(&self) -> Result<bool, Fatal> {
         let _turn = lock(&self.draining);
         self.check()?;
-        let Some(group) = self.change().groups.pop_front() else { return Ok(false) };
-        let keys: Vec<Bytes> = group.writes.keys().cloned().collect();
-        if let Err(fatal) = self.below.write(Batch { writes: group.writes }) {
+        let writes = {
+            let mut pending = self.change();
+            let Some(group) = pending.groups.front_mut() else { return Ok(false) };
+            group.closed = true;
+            Arc::clone(&group.writes)
+        };
+        // Seen by readers until it is below.
+        if let Err(fatal) = self.below.write(Batch { writes: (*writes).clone() }) {
             self.change().failed = Some((kind_of(&fatal), fatal.to_string()));
             return Err(fatal);
         }
-        let mut pending = self.change();
-        for key in keys {
-            if pending.newest.get(&key).is_some_and(|(number, _)| *number == group.number) {
-                pending.newest.remove(&key);
+        let mut guard = self.change();
+        let pending = &mut *guard;
+        let Some(gone) = pending.groups.pop_front() else { return Ok(false) };
+        for key in writes.keys() {
+            if pending.newest.get(key).is_some_and(|(number, _)| *number == gone.number) {
+                pending.newest.remove(key);
             }
         }
-        pending.bytes -= group.bytes;
+        pending.bytes -= gone.bytes;
+        // What it held is freed behind the lock.
+        drop(guard);
         Ok(true)
     }
 
@@ -162,6 +183,76 @@ fn kind_of(fatal: &Fatal) -> std::io::ErrorKind {
     std::io::ErrorKind::Other
 }
 
+/// What a write counts for.
+fn size((key, value): (&Bytes, &Option<Bytes>)) -> usize {
+    key.len() + value.as_ref().map_or(0, Bytes::len) + KEY_OVERHEAD
+}
+
+impl Pending {
+    fn take(&mut self, writes: Writes, bytes: usize) {
+        let open = self.groups.back_mut().filter(|g| !g.closed && g.bytes < GROUP_BYTES && bytes < GROUP_BYTES / 2);
+        let Some((group, into)) = open.and_then(|g| Some((g.number, Arc::get_mut(&mut g.writes)?))) else {
+            self.next += 1;
+            let number = self.next;
+            self.newest.extend(writes.iter().map(|(key, value)| (key.clone(), (number, value.clone()))));
+            self.groups.push_back(Group { number, writes: Arc::new(writes), bytes, closed: false });
+            self.bytes += bytes;
+            return;
+        };
+        let mut more = 0;
+        for (key, value) in writes {
+            let bytes = size((&key, &value));
+            self.newest.insert(key.clone(), (group, value.clone()));
+            more += if into.insert(key, value).is_none() { bytes } else { 0 };
+        }
+        self.bytes += more;
+        self.groups.back_mut().into_iter().for_each(|group| group.bytes += more);
+    }
+
+    /// The first keys on their way in a range, from its end if `reverse`, at most [`PAGE`], with their newest values.
+    fn first(&self, range: &KeyRange, reverse: bool) -> Vec<(Bytes, Option<Bytes>)> {
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let bounds = (Bound::Included(&range.start), end);
+        let mut runs: Vec<Run<'_>> =
+            self.groups.iter().map(|group| Run { rest: group.writes.range::<Bytes, _>(bounds), reverse }).collect();
+        // The next key of each run; of runs that have the same key next, the newest stays.
+        let mut next: BTreeMap<&Bytes, (usize, &Option<Bytes>)> = BTreeMap::new();
+        (0..runs.len()).for_each(|run| advance(&mut runs, run, &mut next));
+        let mut first = Vec::new();
+        while first.len() < PAGE
+            && let Some((key, (run, value))) = if reverse { next.pop_last() } else { next.pop_first() }
+        {
+            first.push((key.clone(), value.clone()));
+            advance(&mut runs, run, &mut next);
+        }
+        first
+    }
+}
+
+/// What is left of a group in a range.
+struct Run<'a> {
+    rest: btree_map::Range<'a, Bytes, Option<Bytes>>,
+    reverse: bool,
+}
+
+/// Puts the next key of a run where the smallest is sought; an older run that had the same one goes on to its next.
+fn advance<'a>(runs: &mut [Run<'a>], mut run: usize, next: &mut BTreeMap<&'a Bytes, (usize, &'a Option<Bytes>)>) {
+    while let Some(Run { rest, reverse }) = runs.get_mut(run)
+        && let Some((key, value)) = if *reverse { rest.next_back() } else { rest.next() }
+    {
+        match next.entry(key) {
+            btree_map::Entry::Vacant(entry) => {
+                entry.insert((run, value));
+                return;
+            }
+            btree_map::Entry::Occupied(mut entry) if entry.get().0 < run => {
+                run = std::mem::replace(entry.get_mut(), (run, value)).0;
+            }
+            btree_map::Entry::Occupied(_) => {}
+        }
+    }
+}
+
 impl Tree for BehindTree {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
         if let Some((_, value)) = self.read().newest.get(key) {
@@ -177,24 +268,12 @@ impl Tree for BehindTree {
 
     fn write(&self, batch: Batch) -> Result<(), Fatal> {
         self.check()?;
+        let bytes: usize = batch.writes.iter().map(size).sum();
         let wake = {
             let mut guard = self.change();
             let pending = &mut *guard;
             let (was_empty, bytes_before) = (pending.groups.is_empty(), pending.bytes);
-            if pending.groups.back().is_none_or(|g| g.bytes >= GROUP_BYTES) {
-                pending.next += 1;
-                pending.groups.push_back(Group { number: pending.next, writes: BTreeMap::new(), bytes: 0 });
-            }
-            if let Some(group) = pending.groups.back_mut() {
-                for (key, value) in batch.writes {
-                    let bytes = key.len() + value.as_ref().map_or(0, Bytes::len) + KEY_OVERHEAD;
-                    pending.newest.insert(key.clone(), (group.number, value.clone()));
-                    if group.writes.insert(key, value).is_none() {
-                        group.bytes += bytes;
-                        pending.bytes += bytes;
-                    }
-                }
-            }
+            pending.take(batch.writes, bytes);
             was_empty || (bytes_before <= PENDING_BYTES_MUCH && pending.bytes > PENDING_BYTES_MUCH)
         };
         if wake {
@@ -229,15 +308,10 @@ impl<'a> Pages<'a> {
     fn turn(&mut self) -> Option<Page<'a>> {
         let range = self.rest.take()?;
         let pending = self.tree.read();
-        let above: Vec<(Bytes, Option<Bytes>)> = {
-            let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
-            if range.end.as_ref().is_some_and(|end| *end <= range.start) {
-                return None;
-            }
-            let keys = pending.newest.range((Bound::Included(range.start.clone()), end));
-            let copy = |(key, (_, value)): (&Bytes, &(u64, Option<Bytes>))| (key.clone(), value.clone());
-            if self.reverse { keys.rev().take(PAGE).map(copy).collect() } else { keys.take(PAGE).map(copy).collect() }
-        };
+        if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+            return None;
+        }
+        let above = pending.first(&range, self.reverse);
         drop(pending);
         let part = match above.last().filter(|_| above.len() == PAGE) {
             None => range,

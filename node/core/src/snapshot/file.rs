@@ -21,7 +21,7 @@ use crate::mvcc;
 
 /// What was written and not synced, beyond which it is synced: a sync of everything at the end would keep the log's own
 /// syncs waiting.
-const SYNC_BYTES: u64 = 4 << 20;
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot file that is complete, checked or written here, and durable: what a log may be trimmed behind. Only
 /// [`Writer`] and [`adopt`] make one.

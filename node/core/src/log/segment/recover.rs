@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use quorate_shared::limits::SEGMENT_BYTES;
 
-use super::record::{HEADER_BYTES, HEADER_USED, HeaderError, RECORD_HEAD, Raw, SegmentHeader};
-use crate::disk::Disk;
+use super::record::{HEADER_BYTES, HEADER_USED, HeaderError, PAYLOAD_BYTES_MAX, RECORD_HEAD, Raw, SegmentHeader};
+use crate::disk::{Disk, DiskFile};
 use crate::error::Fatal;
+
+/// Read at once: most of a fresh segment is zeros, which need not be in memory.
+const READ_PIECE: usize = 1 << 20;
 
 /// File name extension of segments.
 pub const EXTENSION: &str = "seg";
@@ -92,7 +95,7 @@ pub fn inspect(
             found.damage = Some(format!("segment {number} has {len} bytes"));
             return Ok(found);
         }
-        let bytes = file.read_all().map_err(|e| Fatal::new(doing(), e))?;
+        let bytes = read_used(&*file, len).map_err(|e| Fatal::new(doing(), e))?;
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => header,
             Err(HeaderError::Newer(format)) => {
@@ -150,6 +153,26 @@ pub fn inspect(
     }
     found.damaged_at = None;
     Ok(found)
+}
+
+/// What a segment holds, without the zeros behind it, but for those that its last record may end with.
+fn read_used(file: &dyn DiskFile, len: u64) -> std::io::Result<Vec<u8>> {
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; READ_PIECE]);
+    let (mut at, mut used) = (0, 0);
+    while at < len {
+        let piece = &mut piece[..usize::try_from(len - at).unwrap_or(READ_PIECE).min(READ_PIECE)];
+        file.read_exact_at(piece, at)?;
+        at += piece.len() as u64;
+        if last_used(piece).is_some() {
+            // Zeros in between have been left out so far.
+            bytes.resize(at as usize - piece.len(), 0);
+            bytes.extend_from_slice(piece);
+            used = at;
+        }
+    }
+    let end = len.min(used.max(HEADER_BYTES as u64) + (RECORD_HEAD + PAYLOAD_BYTES_MAX) as u64);
+    bytes.resize(end as usize, 0);
+    Ok(bytes)
 }
 
 /// Why the consumer of records stops the pass.

@@ -61,6 +61,23 @@ fn reads(dir: &Path) -> (Arc<SegmentReader>, OpenReport) {
     (reader, report)
 }
 
+/// Opening leaves out the zeros of unused space, but not those that are somebody's.
+#[test]
+fn zeros_that_are_written_are_not_unused_space() {
+    const LARGE: u64 = 16 << 20;
+    let dir = directory();
+    let zeros =
+        |index, size| LogRecord::Entries(vec![LogEntry { bytes: Bytes::from(vec![0; size]), ..entry(index, 1, 0) }]);
+    let (mut log, reader, _) = SegmentLog::open_on(RealDisk::shared(), dir.path(), LARGE).unwrap();
+    log.append(R, S1, &[base(S1), zeros(1, 3 << 20), entries(2..3, 1, 10), zeros(3, 3 << 20)]).unwrap();
+    log.sync().unwrap();
+    let expected = all(&*reader, S1);
+    drop((log, reader));
+    let (_, reader, report) = SegmentLog::open_on(RealDisk::shared(), dir.path(), LARGE).unwrap();
+    assert_eq!((report.torn, report.lost), (None, None));
+    assert_eq!(all(&*reader, S1), expected);
+}
+
 #[test]
 fn comes_back_after_a_sync_over_several_segments() {
     let dir = directory();
