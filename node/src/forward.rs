@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use quorate_core::catalog::Catalog;
 use quorate_core::error::Rejected;
 use quorate_core::log::EpochStart;
+use quorate_core::machine::Applied;
 use quorate_core::membership::{Membership, MembershipChange, Refused};
 use quorate_core::proposal::{Op, Proposal, WriteResult};
 use quorate_core::replica::Protocol;
@@ -250,11 +251,9 @@ impl Forwarder {
         }
     }
 
-    /// Who takes part in a shard, as far as this node has applied.
-    pub fn membership(&self, shard: ShardId) -> Option<(Index, Arc<Membership>)> {
-        let view = self.driver.get()?.view(shard)?;
-        let point = view.applied_point();
-        Some((point.index, point.membership))
+    /// What this node has applied of a shard.
+    pub fn applied_point(&self, shard: ShardId) -> Option<Applied> {
+        Some(self.driver.get()?.view(shard)?.applied_point())
     }
 
     /// Who leads a shard, as known here.

@@ -170,12 +170,13 @@ impl Roles {
             for node in others {
                 let asked =
                     self.peers.ask(node, Ask::Membership { shard }, Instant::now() + Duration::from_secs(1)).await;
-                if let Ok(Reply::Membership { applied, membership }) = asked
-                    && is_gone(own, view.applied(), applied, &membership)
-                {
+                let Ok(Reply::Membership { applied, chain, membership }) = asked else { continue };
+                if is_gone(own, view.applied(), applied, &membership) {
                     left.push(format!("{shard} {own}"));
                     break;
                 }
+                // What another has applied is committed, also where who knew that is no member any more.
+                self.driver.input(shard, Input::Committed { index: applied, chain });
             }
         }
         if left.is_empty() {

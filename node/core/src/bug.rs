@@ -43,6 +43,16 @@ pub enum Bug {
     IgnoreInFlight,
     /// An acknowledged write is taken from the follower's position, whatever its term.
     ReadBelowToken,
+    /// A new member is given an id that another had before.
+    ReuseReplicaId,
+    /// Who is removed goes on with what was not known to be committed.
+    KeepUncommitted,
+    /// A node that has begun again from nothing takes up the id it had.
+    AnyIncarnation,
+    /// Who is fenced keeps what a newer epoch does not have.
+    RejoinUncut,
+    /// A snapshot's rows are those of now, not of its point.
+    SnapshotOfNow,
 }
 
 /// All of them, with the names of the command line.
@@ -65,6 +75,11 @@ pub const BUGS: &[(Bug, &str)] = &[
     (Bug::TwoEpochs, "two-epochs"),
     (Bug::IgnoreInFlight, "ignore-in-flight"),
     (Bug::ReadBelowToken, "read-below-token"),
+    (Bug::ReuseReplicaId, "reuse-replica-id"),
+    (Bug::KeepUncommitted, "keep-uncommitted"),
+    (Bug::AnyIncarnation, "any-incarnation"),
+    (Bug::RejoinUncut, "rejoin-uncut"),
+    (Bug::SnapshotOfNow, "snapshot-of-now"),
 ];
 
 impl Bug {

@@ -14,6 +14,7 @@ use std::io::Write;
 use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId, ShardId, Timestamp};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 
+use crate::bug::{Bug, planted};
 use crate::entry::{Body, Entry, EpochEntry};
 use crate::error::Fatal;
 use crate::join::last_id;
@@ -213,6 +214,7 @@ pub fn rejoin(
     if common.is_none() {
         return Ok(Rejoined::Drop { entries });
     }
+    let keep = if planted(Bug::RejoinUncut) { bounds.last } else { keep };
     let term = reader.term(shard, keep)?.unwrap_or(bounds.base.term);
     let mut records = Vec::new();
     if keep < bounds.last {

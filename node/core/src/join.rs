@@ -12,6 +12,7 @@
 
 use quorate_shared::ids::{Nonce, ReplicaId, ShardId};
 
+use crate::bug::{Bug, planted};
 use crate::error::Fatal;
 use crate::log::{HardState, Log, LogBounds, LogReader, LogRecord, Membership};
 use crate::machine::Applied;
@@ -23,7 +24,11 @@ pub fn replica_of(replica: ReplicaId, was: ReplicaId, me: Host, membership: &Mem
     if replica != ReplicaId::NONE && membership.contains(replica) {
         return replica;
     }
-    let named = membership.member_on(me.node).filter(|m| m.nonce == me.nonce && m.nonce != Nonce::default());
+    let named = membership.member_on(me.node);
+    if planted(Bug::AnyIncarnation) && replica == ReplicaId::NONE {
+        return named.map_or(ReplicaId::NONE, |m| m.replica);
+    }
+    let named = named.filter(|m| m.nonce == me.nonce && m.nonce != Nonce::default());
     // Only one minted after those it had: a membership that is behind may still have it under one of them.
     named.filter(|m| m.replica > replica.max(was)).map_or(ReplicaId::NONE, |m| m.replica)
 }
@@ -64,7 +69,7 @@ pub fn settle(
         }
     } else {
         let committed = bounds.committed().max(applied.index);
-        if committed < bounds.last {
+        if committed < bounds.last && !planted(Bug::KeepUncommitted) {
             if old >= applied.membership.next {
                 let cause = "a new epoch was being begun here and is not complete: begin it again";
                 return Err(Fatal::new(format!("open {shard}"), cause));

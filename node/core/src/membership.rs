@@ -17,6 +17,7 @@ use bytes::Bytes;
 use quorate_shared::ids::{NodeId, Nonce, ReplicaId};
 use serde::{Deserialize, Serialize};
 
+use crate::bug::{Bug, planted};
 use crate::entry::codec::{Malformed, Reader, put_u64};
 
 /// Version of the bytes written here.
@@ -272,8 +273,10 @@ impl Membership {
         if let Some(Member { replica, .. }) = self.member_on(node) {
             return Err(Refused::AlreadyMember { node, replica });
         }
-        let replica = self.next;
-        self.next = replica.next();
+        let again =
+            (1..self.next.get()).map(ReplicaId::new).find(|r| planted(Bug::ReuseReplicaId) && !self.contains(*r));
+        let replica = again.unwrap_or(self.next);
+        self.next = self.next.max(replica.next());
         Ok(Member { replica, node, nonce })
     }
 

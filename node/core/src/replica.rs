@@ -199,6 +199,11 @@ pub trait Replicator: Send {
     fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal>;
     /// Entries are applied to the engine.
     fn applied(&mut self, index: Index) -> Result<(), Fatal>;
+    /// The entry at this index, and all before it, are known to be committed, from outside of the protocol; they are durable
+    /// here. A protocol need not make use of it.
+    fn committed(&mut self, _now: Now, _index: Index) -> Result<(), Fatal> {
+        Ok(())
+    }
     /// The log is about to be trimmed to this point, which is applied: nothing at or before it is read or sent any more,
     /// and a voter that would need it is told to fetch a snapshot. `false`: this protocol needs its log whole.
     fn compact(&mut self, _index: Index, _term: Term) -> Result<bool, Fatal> {

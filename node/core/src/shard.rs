@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId, ShardId, Term};
+use quorate_shared::ids::{Epoch, Hash, Index, NodeId, ReplicaId, ShardId, Term};
 use quorate_shared::limits::PROPOSALS_IN_FLIGHT_MAX;
 use quorate_shared::status::ShardStatus;
 
@@ -41,6 +41,7 @@ use crate::replica::paxos::PaxosReplicator;
 use crate::replica::raft::RaftReplicator;
 use crate::replica::{Config as ReplicaConfig, Leadership, Now, PersistId, Protocol, Replicator, Timing};
 use crate::sequencer::{Decision, Sequencer};
+use crate::ship::chain_at;
 
 /// Names a waiting caller; chosen by the driver, never reused while waiting.
 pub type Ticket = u64;
@@ -82,6 +83,14 @@ pub enum Input {
     Applied(Applied),
     /// A log-shipped replica or a voter reports how far it is.
     Report(ReaderReport),
+    /// Another node has applied an entry, which is therefore committed: one that has left, perhaps, and that nobody counts
+    /// any more although it alone knows. Taken if the log here is the same up to there.
+    Committed {
+        /// The entry.
+        index: Index,
+        /// The chain hash there.
+        chain: Hash,
+    },
     /// The deadline asked for by `next_wake` has passed.
     Wake,
     /// Hand leadership over (drain).
@@ -319,6 +328,13 @@ impl Shard {
                 self.lag.report(now, report);
                 self.waits.reported(&self.lag, effects);
                 Ok(())
+            }
+            Input::Committed { index, chain } => {
+                let news = index > self.replicator.commit_index() && index <= self.replicator.durable_index();
+                match news && chain_at(&*self.log, self.config.shard, index)? == Some(chain) {
+                    true => self.replicator.committed(now, index),
+                    false => Ok(()),
+                }
             }
             Input::Wake => self.replicator.tick(now),
             Input::Transfer { to } => self.replicator.transfer(now, to),

@@ -16,6 +16,9 @@ pub mod bases;
 pub mod client;
 pub mod disk;
 pub mod engine;
+pub mod epochs;
+pub mod faults;
+pub mod filling;
 pub mod history;
 pub mod invariants;
 pub mod network;
@@ -28,6 +31,7 @@ pub mod reads;
 #[cfg(test)]
 pub mod records;
 pub mod rng;
+pub mod roles;
 pub mod run;
 #[cfg(test)]
 mod script;

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use quorate_core::machine::Applied;
 use quorate_core::membership::Membership;
 use quorate_core::replica::Protocol;
 use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
@@ -296,8 +297,10 @@ impl Runner {
                 Ok(()) => Reply::Done,
                 Err(error) => Reply::Failed(error),
             },
-            Ask::Membership { shard } => match self.forwarder.membership(*shard) {
-                Some((applied, membership)) => Reply::Membership { applied, membership: (*membership).clone() },
+            Ask::Membership { shard } => match self.forwarder.applied_point(*shard) {
+                Some(Applied { index: applied, chain, membership, .. }) => {
+                    Reply::Membership { applied, chain, membership: (*membership).clone() }
+                }
                 None => Reply::Failed(self.forwarder.unavailable()),
             },
             Ask::Leader { shard } => Reply::Leader(self.forwarder.leading(*shard)),

@@ -13,7 +13,7 @@ use quorate_core::membership::{Membership, MembershipChange, Refused};
 use quorate_core::proposal::{Proposal, WriteResult};
 use quorate_core::replica::Protocol;
 use quorate_shared::error::WireError;
-use quorate_shared::ids::{ClusterId, Epoch, Index, NodeId, Nonce, ReplicaId, ShardId, Term};
+use quorate_shared::ids::{ClusterId, Epoch, Hash, Index, NodeId, Nonce, ReplicaId, ShardId, Term};
 use quorate_shared::wire::NodeAddress;
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,8 @@ pub enum Reply {
     Membership {
         /// The index applied.
         applied: Index,
+        /// The chain hash there.
+        chain: Hash,
         /// Who takes part then.
         membership: Membership,
     },
@@ -326,8 +328,8 @@ mod tests {
         let membership = Membership::of_voters([(ReplicaId::new(1), to)]);
         let one = format!("010103{}000002", "00".repeat(16));
         assert_eq!(hex(&Response { id: 7, body: Reply::Changed(Ok(membership.clone())) }), format!("070800{one}"));
-        let known = Reply::Membership { applied: Index::new(5), membership };
-        assert_eq!(hex(&Response { id: 7, body: known }), format!("070905{one}"));
+        let known = Reply::Membership { applied: Index::new(5), chain: Hash([0xaa; 32]), membership };
+        assert_eq!(hex(&Response { id: 7, body: known }), format!("070905{}{one}", "aa".repeat(32)));
         assert_eq!(hex(&Response { id: 7, body: Reply::Done }), "0704");
         let leading = Leading { term: Term::new(2), node: Some(to), ready: true };
         assert_eq!(hex(&Response { id: 7, body: Reply::Leader(leading) }), "070502010301");

@@ -381,7 +381,9 @@ impl Plan<'_> {
             let bounds = &self.bounds[&shard];
             // What cannot be read is the engine's fault, and no reason to give up the log.
             guarded(|| snapshots::applied(&opened.engine, shard))?;
-            let tree = match guarded(|| snapshots::tree(self.dir, &opened.engine, shard, bounds, &self.installing)) {
+            let tree = match guarded(|| {
+                snapshots::tree(self.dir, &opened.engine, shard, (&*self.reader, bounds), &self.installing)
+            }) {
                 Ok(tree) => flusher.behind().tree(tree),
                 // A tree that cannot be filled from a snapshot now cannot be filled in a new engine either.
                 Err(fatal) => return Ok(Look::Ahead(fatal.to_string())),

@@ -17,7 +17,7 @@ use quorate_core::error::Fatal;
 use quorate_core::log::{BaseRecord, Log, LogBounds, LogReader};
 use quorate_core::machine::applied_in;
 use quorate_core::snapshot::file::{adopt, read_head};
-use quorate_core::snapshot::install::{Mark, install, list, rebase};
+use quorate_core::snapshot::install::{Mark, fitting, install, rebase};
 use quorate_core::snapshot::parse_file_name;
 use quorate_shared::ids::{Index, ShardId};
 
@@ -80,7 +80,7 @@ pub fn tree(
     data: &Path,
     engine: &SledEngine,
     shard: ShardId,
-    bounds: &LogBounds,
+    (log, bounds): (&dyn LogReader, &LogBounds),
     installing: &Installing,
 ) -> Result<Arc<dyn Tree>, Fatal> {
     let name = shard.to_string();
@@ -90,7 +90,7 @@ pub fn tree(
         None => match applied(engine, shard)? {
             Some(index) if index >= bounds.base.index => return Ok(tree),
             None if bounds.base.index.get() == 0 => return Ok(tree),
-            _ => base_file(data, &bounds.base, bounds)?,
+            _ => base_file(data, log, &bounds.base)?,
         },
     };
     let all = KeyRange { start: bytes::Bytes::new(), end: None };
@@ -106,11 +106,9 @@ pub fn tree(
 }
 
 /// The newest base that the log goes on from.
-fn base_file(data: &Path, base: &BaseRecord, bounds: &LogBounds) -> Result<PathBuf, Fatal> {
+fn base_file(data: &Path, log: &dyn LogReader, base: &BaseRecord) -> Result<PathBuf, Fatal> {
     let dir = directory(data);
-    let found = list(&RealDisk, &dir, base.shard)?;
-    let fits = |index| index >= base.index && index <= bounds.last;
-    let name = found.into_iter().find(|(_, head)| fits(head.index())).map(|(name, _)| name);
+    let name = fitting(&RealDisk, &dir, log, base)?;
     name.map(|name| dir.join(name)).ok_or_else(|| {
         let cause = format!("the log begins after {} and there is no snapshot in {}", base.index, dir.display());
         Fatal::new(format!("rebuild {}", base.shard), cause)

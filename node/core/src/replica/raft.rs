@@ -398,7 +398,9 @@ impl RaftReplicator {
 
 impl Replicator for RaftReplicator {
     fn receive(&mut self, now: Now, from: ReplicaId, message: &[u8]) -> Result<(), Fatal> {
-        let known = from != self.me && self.membership.contains(from);
+        // One that was named since what is applied here may lead: whoever is behind must hear it to get on.
+        let newer = from >= self.membership.next;
+        let known = from != self.me && (newer || self.membership.contains(from));
         let Some(mut decoded) = messages::decode(from, self.me, message).filter(|_| known) else {
             self.dropped += 1;
             return Ok(());
@@ -454,6 +456,15 @@ impl Replicator for RaftReplicator {
             node.raft.set_randomized_election_timeout(timeout);
             node.tick()
         })?;
+        let raft = &self.node.raft;
+        let silent = raft.leader_id != raft::INVALID_ID && raft.election_elapsed >= self.clock.longest();
+        if silent && !self.membership.votes(self.me) {
+            // It stands for no election, and would believe in the leader for ever that has removed it.
+            self.run("forget a silent leader", |node| {
+                let term = node.raft.term;
+                node.raft.become_follower(term, raft::INVALID_ID);
+            })?;
+        }
         self.mark_again(now)?;
         self.watch_disk(now)
     }
@@ -516,6 +527,15 @@ impl Replicator for RaftReplicator {
         self.applying.applied(index);
         self.apply_changes(index)?;
         self.run("note what is applied", |node| node.advance_apply_to(index.get()))
+    }
+
+    fn committed(&mut self, _: Now, index: Index) -> Result<(), Fatal> {
+        self.run("note what is committed", |node| {
+            let log = &mut node.raft.raft_log;
+            if let Ok(term) = log.term(index.get()) {
+                log.maybe_commit(index.get(), term);
+            }
+        })
     }
 
     fn compact(&mut self, index: Index, term: Term) -> Result<bool, Fatal> {

@@ -58,8 +58,8 @@ impl Sender {
             Relation::Conflict => return Ok(Err(Refusal::TwoEpochs { ours: epoch })),
         };
         // A reader of an epoch before this one is served if what it has is of this history: its chain says so.
-        let other = |refusal| if older { Refusal::NewEpoch { epoch, start } } else { refusal };
-        if older && pull.index > start.index && pull.index > bounds.base.index {
+        let cut = older && pull.index > start.index;
+        if cut && pull.index > bounds.base.index {
             match chain_at(log, pull.shard, pull.index)? {
                 Some(ours) if ours == pull.chain => {}
                 _ => return Ok(Err(Refusal::NewEpoch { epoch, start })),
@@ -72,8 +72,10 @@ impl Sender {
             return Ok(Err(Refusal::Ahead { commit: committed.shippable }));
         }
         match chain_at(log, pull.shard, pull.index)? {
+            // Before the epoch's start cutting there mends nothing: what the reader has is of an epoch that was passed over.
             Some(ours) if ours != pull.chain => {
-                return Ok(Err(other(Refusal::Diverged { index: pull.index, ours })));
+                let diverged = Refusal::Diverged { index: pull.index, ours };
+                return Ok(Err(if cut { Refusal::NewEpoch { epoch, start } } else { diverged }));
             }
             Some(_) => {}
             None => return Ok(Err(Refusal::Ahead { commit: committed.shippable })),

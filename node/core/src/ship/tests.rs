@@ -215,7 +215,10 @@ fn refuses_a_point_that_is_not_in_the_log() {
         assert_eq!(begin(newer, 20, &pull_from(index, chain)), Ok(Index::new(index)));
     }
     let start = EpochStart { index: Index::new(12), chain: chains[12] };
-    for (index, chain) in [(12, others[12]), (13, others[13]), (25, others[20])] {
+    // Before the start cutting there would mend nothing.
+    let passed_over = Refusal::Diverged { index: Index::new(12), ours: chains[12] };
+    assert_eq!(begin(newer, 20, &pull_from(12, others[12])), Err(passed_over));
+    for (index, chain) in [(13, others[13]), (25, others[20])] {
         assert_eq!(begin(newer, 20, &pull_from(index, chain)), Err(Refusal::NewEpoch { epoch: newer, start }));
     }
     assert_eq!(begin(twin, 20, &pull_from(0, chains[0])), Err(Refusal::TwoEpochs { ours: twin }));
@@ -273,6 +276,13 @@ fn batch() -> ServerMessage {
     })
 }
 
+/// With the checksum behind it.
+fn sealed(message: &str) -> String {
+    let bytes: Vec<u8> =
+        (0..message.len()).step_by(2).map(|at| u8::from_str_radix(&message[at..at + 2], 16).unwrap()).collect();
+    format!("{message}{:08x}", crc32c::crc32c(&bytes).swap_bytes())
+}
+
 #[test]
 fn golden_bytes() {
     let pull = ReaderMessage::Pull(Pull {
@@ -282,17 +292,17 @@ fn golden_bytes() {
         chain: Hash([0xbb; 32]),
         window: 1 << 20,
     });
-    assert_eq!(hex(&pull.encode()), format!("01000101ac0207{}808040", "bb".repeat(32)));
+    assert_eq!(hex(&pull.encode()), sealed(&format!("02000101ac0207{}808040", "bb".repeat(32))));
     let (received, durable, applied) = (Index::new(9), Index::new(8), Index::new(7));
     let progress = ShipProgress { shard: ShardId::new(1), received, durable, applied };
-    assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), "010101090807");
-    let expected = format!("01000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
-    assert_eq!(hex(&batch().encode()), expected);
-    assert_eq!(hex(&ReaderMessage::Probe { tag: 300 }.encode()), "0102ac02");
+    assert_eq!(hex(&ReaderMessage::Progress(progress).encode()), sealed("020101090807"));
+    let expected = format!("02000101ac020108030003{}08{}0903", "616263", "aa".repeat(32));
+    assert_eq!(hex(&batch().encode()), sealed(&expected));
+    assert_eq!(hex(&ReaderMessage::Probe { tag: 300 }.encode()), sealed("0202ac02"));
     let confirmed = ServerMessage::Confirmed { tag: 300, index: Index::new(5), age: 1 };
-    assert_eq!(hex(&confirmed.encode()), "0102ac020501");
+    assert_eq!(hex(&confirmed.encode()), sealed("0202ac020501"));
     let refused = ServerMessage::Refused(Refusal::Ahead { commit: Index::new(5) });
-    assert_eq!(hex(&refused.encode()), "01010205");
+    assert_eq!(hex(&refused.encode()), sealed("02010205"));
 }
 
 #[test]
@@ -305,4 +315,9 @@ fn refuses_what_is_cut_or_too_long() {
     let mut longer = bytes.to_vec();
     longer.push(0);
     assert_eq!(ServerMessage::decode(&longer), Err(NotShipping));
+    for at in 0..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[at / 8] ^= 1 << (at % 8);
+        assert_eq!(ServerMessage::decode(&flipped), Err(NotShipping), "bit {at}");
+    }
 }

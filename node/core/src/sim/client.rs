@@ -4,12 +4,12 @@
 //! A try that was given up may still be on its way. A refusal that comes after one therefore proves nothing about it, and
 //! the outcome is unknown.
 
-use quorate_shared::ids::{ClientId, Index, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Index, WriteId};
 
 use super::Rng;
 use super::history::{Did, Ended, History, Operation, What};
 use super::network::{Call, Packet};
-use super::reads::{Level, Query, ReadResult};
+use super::reads::{Level, Query, ReadResult, Token};
 use super::workload::{self, Mix, Next, Then};
 use super::world::{CLIENTS, World};
 use crate::error::Rejected;
@@ -24,8 +24,17 @@ pub struct Patience {
 }
 
 enum Doing {
-    Write { proposal: Proposal, did: Did },
-    Read { level: Level, query: Query, then: Option<Then> },
+    /// `planned`: the epoch of the reads it rests on.
+    Write {
+        proposal: Proposal,
+        did: Did,
+        planned: Option<Epoch>,
+    },
+    Read {
+        level: Level,
+        query: Query,
+        then: Option<Then>,
+    },
 }
 
 struct Running {
@@ -49,10 +58,10 @@ pub struct Client {
     at: u64,
     running: Option<Running>,
     patience: Patience,
-    /// The index of its last write.
-    token: Index,
+    /// Of its last write.
+    token: Token,
     /// What comes after the read that has just ended.
-    queued: Option<(Proposal, Did)>,
+    queued: Option<(Proposal, Did, Option<Epoch>)>,
     /// Nothing new is begun.
     pub done: bool,
 }
@@ -60,7 +69,7 @@ pub struct Client {
 impl Client {
     pub fn new(number: u64, at: u64, patience: Patience) -> Self {
         let id = CLIENTS + number;
-        let token = Index::new(0);
+        let token = Token::default();
         Self { id, seq: 0, calls: 0, at, running: None, patience, token, queued: None, done: false }
     }
 
@@ -70,7 +79,7 @@ impl Client {
 
     /// Begins with this.
     pub fn begin_with(&mut self, world: &mut World, proposal: Proposal, did: Did) {
-        self.queued = Some((proposal, did));
+        self.queued = Some((proposal, did, None));
         world.wake_client(world.now + 1, self.id);
     }
 
@@ -101,9 +110,9 @@ impl Client {
     }
 
     fn begin(&mut self, world: &mut World, rng: &mut Rng, mix: &Mix) {
-        let next = match self.queued.take() {
-            Some((proposal, did)) => Next::Write(proposal, did),
-            None => workload::next(rng, mix, self.id, self.seq + 1),
+        let (next, planned) = match self.queued.take() {
+            Some((proposal, did, planned)) => (Next::Write(proposal, did), planned),
+            None => (workload::next(rng, mix, self.id, self.seq + 1), None),
         };
         let doing = match next {
             Next::Write(mut proposal, did) => {
@@ -113,7 +122,7 @@ impl Client {
                     proposal.wait_for_replicas = 1;
                     proposal.wait_ms = 100;
                 }
-                Doing::Write { proposal, did }
+                Doing::Write { proposal, did, planned }
             }
             Next::Read(query) => Doing::Read { level: self.level(rng), query, then: None },
             Next::ReadThen(query, then) => Doing::Read { level: self.level(rng), query, then: Some(then) },
@@ -148,8 +157,9 @@ impl Client {
         running.try_until = (now + self.patience.one_try).min(deadline.max(now + 1));
         let until = running.try_until;
         let packet = match &running.doing {
-            Doing::Write { proposal, .. } => {
-                Packet::Propose { call, proposal: Box::new(proposal.clone()), deadline, via: None }
+            Doing::Write { proposal, planned, .. } => {
+                let (proposal, planned) = (Box::new(proposal.clone()), *planned);
+                Packet::Propose { call, proposal, planned, deadline, via: None }
             }
             Doing::Read { level, query, .. } => {
                 Packet::Read { call, level: *level, query: query.clone(), deadline: until }
@@ -164,7 +174,7 @@ impl Client {
         let Some(running) = &self.running else { return };
         if world.now >= running.deadline {
             let end = if running.unknown || running.lost { Ended::Unknown } else { Ended::Refused(false) };
-            return self.end(world, history, end);
+            return self.end(world, history, Epoch::default(), end);
         }
         self.send(world);
     }
@@ -186,7 +196,7 @@ impl Client {
         world: &mut World,
         rng: &mut Rng,
         history: &mut History,
-        call: Call,
+        (call, epoch): (Call, Epoch),
         result: Result<WriteResult, Rejected>,
     ) {
         if !self.expects(call) {
@@ -200,10 +210,12 @@ impl Client {
                     world.violate(format!("client {}: a duplicate of what was never sent before", self.id));
                 }
                 if done.index > Index::new(0) {
-                    self.token = self.token.max(done.index);
+                    let same = self.token.epoch == epoch;
+                    let index = if same { self.token.index.max(done.index) } else { done.index };
+                    self.token = Token { epoch, index };
                 }
                 let rows = done.returned.iter().filter_map(|values| workload::row_of(values)).collect();
-                self.end(world, history, Ended::Done { index: done.index, rows });
+                self.end(world, history, epoch, Ended::Done { index: done.index, rows });
             }
             Err(Rejected::NotLeader(Some(node))) => {
                 self.at = node.get();
@@ -228,7 +240,7 @@ impl Client {
                 if !expected {
                     world.violate(format!("client {}: refused although nothing is in its way: {what}", self.id));
                 }
-                self.end(world, history, end);
+                self.end(world, history, epoch, end);
             }
         }
     }
@@ -248,9 +260,13 @@ impl Client {
         match result {
             Ok(read) => {
                 if let Some(Running { doing: Doing::Read { query, then: Some(then), .. }, .. }) = &self.running {
-                    self.queued = workload::follow_up(then, query, &read);
+                    let next = workload::follow_up(then, query, &read);
+                    self.queued = next.map(|(proposal, did)| {
+                        let planned = (!proposal.reads.is_empty()).then_some(read.epoch);
+                        (proposal, did, planned)
+                    });
                 }
-                self.end(world, history, Ended::Read(read));
+                self.end(world, history, read.epoch, Ended::Read(read));
             }
             Err(_) => {
                 self.elsewhere(world, rng);
@@ -260,7 +276,7 @@ impl Client {
         }
     }
 
-    fn end(&mut self, world: &mut World, history: &mut History, end: Ended) {
+    fn end(&mut self, world: &mut World, history: &mut History, epoch: Epoch, end: Ended) {
         let Some(running) = self.running.take() else { return };
         let what = match running.doing {
             Doing::Write { did, .. } => What::Write(did),
@@ -274,8 +290,8 @@ impl Client {
         };
         world.trace.note(world.now, self.id, "client", self.seq, kind);
         world.trace.say(world.now, || format!("client {} from {}: {what:?} → {end:?}", self.id, running.begun));
-        let operation = Operation { client: self.id, what, begun: running.begun, ended: world.now, end };
-        let checked = world.checks.reads.ended(&operation);
+        let operation = Operation { client: self.id, what, begun: running.begun, ended: world.now, epoch, end };
+        let checked = world.checks.reads.ended(&world.checks.lineage, &operation);
         world.check(checked);
         history.operations.push(operation);
         let pause =

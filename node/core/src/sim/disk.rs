@@ -18,10 +18,11 @@ const SECTOR: usize = 512;
 
 /// An operation that may not be durable.
 enum Op {
-    /// Bytes of a file: what was there and what is.
+    /// Bytes of a file: what was there (nothing: zeros), and, while it is undone, what is to be.
     Write {
         file: u64,
         offset: usize,
+        len: usize,
         old: Vec<u8>,
         new: Vec<u8>,
         old_len: usize,
@@ -68,9 +69,10 @@ impl State {
         if content.len() < end {
             content.resize(end, 0);
         }
-        let old = content[offset..end].to_vec();
-        content[offset..end].copy_from_slice(bytes);
-        self.ops.push(Op::Write { file, offset, old, new: bytes.to_vec(), old_len });
+        let place = &mut content[offset..end];
+        let old = if place.iter().all(|b| *b == 0) { Vec::new() } else { place.to_vec() };
+        place.copy_from_slice(bytes);
+        self.ops.push(Op::Write { file, offset, len: bytes.len(), old, new: Vec::new(), old_len });
     }
 
     fn name(&mut self, path: &Path, new: Option<u64>) {
@@ -104,12 +106,18 @@ impl State {
     }
 
     fn undo_all(&mut self) -> Vec<Op> {
-        let ops = std::mem::take(&mut self.ops);
-        for op in ops.iter().rev() {
+        let mut ops = std::mem::take(&mut self.ops);
+        for op in ops.iter_mut().rev() {
             match op {
-                Op::Write { file, offset, old, old_len, .. } => {
+                Op::Write { file, offset, len, old, new, old_len } => {
                     let content = self.files.entry(*file).or_default();
-                    content[*offset..*offset + old.len()].copy_from_slice(old);
+                    let place = &mut content[*offset..*offset + *len];
+                    *new = place.to_vec();
+                    if old.is_empty() {
+                        place.fill(0)
+                    } else {
+                        place.copy_from_slice(old)
+                    }
                     content.truncate(*old_len);
                 }
                 Op::Name { path, old, .. } => match old {

@@ -1,8 +1,9 @@
 //! What clients did and saw: all that the oracle knows.
 
+use super::invariants::Lineage;
 use super::reads::{Level, Query, ReadResult};
 use super::workload::Row;
-use quorate_shared::ids::Index;
+use quorate_shared::ids::{Epoch, Index};
 
 /// A write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,8 +47,9 @@ pub struct Operation {
     pub client: u64,
     pub what: What,
     pub begun: u64,
-    /// When the client had its answer.
+    /// When the client had its answer, and the epoch of the node that gave it.
     pub ended: u64,
+    pub epoch: Epoch,
     pub end: Ended,
 }
 
@@ -62,4 +64,24 @@ impl Operation {
 #[derive(Default)]
 pub struct History {
     pub operations: Vec<Operation>,
+}
+
+impl History {
+    /// As it is to be judged once it is known which history goes on: what was done and seen in an epoch behind the point
+    /// from which a later one goes on is as if the answers had never come.
+    pub fn settled(&self, lineage: &Lineage) -> History {
+        let settle = |operation: &Operation| {
+            let Operation { epoch, ended, end, .. } = operation;
+            let end = match end {
+                // What appended nothing saw something that may be gone.
+                Ended::Done { index, .. } if *index == Index::new(0) && *epoch != lineage.newest() => Ended::Unknown,
+                Ended::Done { index, .. } if !lineage.survives(*epoch, *index) => Ended::Unknown,
+                Ended::Read(read) if !lineage.was_seen(*epoch, read.index, *ended) => return None,
+                Ended::Refused(true) if *epoch != lineage.newest() => Ended::Refused(false),
+                end => end.clone(),
+            };
+            Some(Operation { end, ..operation.clone() })
+        };
+        History { operations: self.operations.iter().filter_map(settle).collect() }
+    }
 }

@@ -4,6 +4,8 @@ mod acknowledged;
 mod bases;
 mod committed;
 mod leaders;
+mod lineage;
+mod members;
 mod overlap;
 mod readonly;
 mod reads;
@@ -11,9 +13,11 @@ mod sent;
 mod states;
 mod votes;
 
-use quorate_shared::ids::ReplicaId;
+pub use self::lineage::Lineage;
+use quorate_shared::ids::{Epoch, ReplicaId};
 
 use super::store::Content;
+use crate::log::{LogEntry, Membership};
 use crate::replica::claims;
 
 /// All of them.
@@ -23,6 +27,8 @@ pub struct Checks {
     pub bases: bases::Bases,
     pub committed: committed::Committed,
     pub leaders: leaders::Leaders,
+    pub lineage: lineage::Lineage,
+    pub members: members::Members,
     pub overlap: overlap::Overlap,
     pub reads: reads::Reads,
     pub readonly: readonly::ReadOnly,
@@ -33,6 +39,7 @@ pub struct Checks {
 /// A message of the protocol that leaves a node.
 pub struct Sent<'a> {
     pub now: u64,
+    pub node: u64,
     pub from: ReplicaId,
     pub to: ReplicaId,
     /// What is durable in the sender's log.
@@ -40,6 +47,17 @@ pub struct Sent<'a> {
 }
 
 impl Checks {
+    /// The cluster begins.
+    pub fn found(&mut self, epoch: Epoch, membership: Membership) {
+        self.lineage.found(epoch);
+        self.members.found(epoch, membership);
+    }
+
+    /// A node hands entries to its applier.
+    pub fn commits(&mut self, node: u64, entries: &[LogEntry]) -> Result<(), String> {
+        self.committed.commits(node, entries, &mut self.lineage, &mut self.members)
+    }
+
     /// A message is put on the wire.
     pub fn sent(&mut self, sent: &Sent<'_>, message: &[u8]) -> Result<(), String> {
         let Some(claims) = claims(sent.from, sent.to, message) else { return Ok(()) };

@@ -4,14 +4,18 @@
 //! connection: in order, and when a packet is lost on it it breaks, which both ends notice, late.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::Index;
+use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId};
 
 use super::Rng;
+use super::filling::Part;
 use super::reads::{Level, Query, ReadResult};
 use crate::error::Rejected;
 use crate::lag::ReaderReport;
+use crate::log::{EpochStart, Membership};
+use crate::membership::MembershipChange;
 use crate::proposal::{Proposal, WriteResult};
 
 /// Who asked, and which of its calls.
@@ -20,18 +24,18 @@ pub type Call = (u64, u64);
 /// What is on the wire.
 #[derive(Clone, Debug)]
 pub enum Packet {
-    /// Of the protocol, voter to voter.
-    Peer(Bytes),
-    /// A client's write; `via`: the node that forwards it, once.
-    Propose { call: Call, proposal: Box<Proposal>, deadline: u64, via: Option<u64> },
-    /// Its answer.
-    Proposed { call: Call, result: Box<Result<WriteResult, Rejected>> },
+    /// Of the protocol, member to member.
+    Peer { epoch: Epoch, sender: ReplicaId, receiver: ReplicaId, message: Bytes },
+    /// A client's write; `planned`: the epoch of the reads it rests on; `via`: the node that forwards it, once.
+    Propose { call: Call, proposal: Box<Proposal>, planned: Option<Epoch>, deadline: u64, via: Option<u64> },
+    /// Its answer, and the epoch of who gives it.
+    Proposed { call: Call, epoch: Epoch, result: Box<Result<WriteResult, Rejected>> },
     /// A client's read.
     Read { call: Call, level: Level, query: Query, deadline: u64 },
     /// Its answer.
     ReadDone { call: Call, result: Result<ReadResult, Rejected> },
     /// A node asks the leader for the read index.
-    AskIndex { ask: u64 },
+    AskIndex { ask: u64, epoch: Epoch },
     /// The answer.
     Index { ask: u64, result: Result<Index, Rejected> },
     /// A reader to its server.
@@ -42,6 +46,20 @@ pub enum Packet {
     Broken { link: u64 },
     /// A log-shipped replica says how far it is.
     Report(ReaderReport),
+    /// A node wants the membership changed; `via`: the node that forwards it, once.
+    Change { change: MembershipChange, via: Option<u64> },
+    /// A node that hears of no leader asks who the members are.
+    AskMembers,
+    /// The answer: as of an index.
+    Members { applied: Index, chain: Hash, membership: Arc<Membership> },
+    /// Which epoch is it?
+    AskEpoch,
+    /// It is this one, begun there.
+    Epoch { epoch: Epoch, start: EpochStart },
+    /// A node wants a snapshot; of this one it has so many bytes.
+    AskSnapshot { link: u64, have: Option<(String, u64)> },
+    /// Of a snapshot.
+    Snapshot { link: u64, part: Part },
 }
 
 /// What the network and the disks are like; milliseconds and permille.
@@ -71,7 +89,13 @@ pub struct Network {
     streams: BTreeMap<(u64, u64), u64>,
     broken: BTreeSet<u64>,
     links: u64,
+    /// Some of what was sent as datagrams.
+    sent: Vec<(u64, u64, Packet)>,
+    count: u64,
 }
+
+/// Datagrams remembered.
+const SENT_MAX: usize = 256;
 
 /// What becomes of a packet on a stream.
 pub enum Fate {
@@ -140,6 +164,25 @@ impl Network {
         let last = self.streams.entry((0, from << 32 | to)).or_default();
         *last = arrives.max(*last);
         Fate::Arrives(*last)
+    }
+
+    /// Remembers a datagram, so that it can come again much later.
+    pub fn remember(&mut self, from: u64, to: u64, packet: &Packet) {
+        self.count += 1;
+        let packet = (from, to, packet.clone());
+        if self.sent.len() < SENT_MAX {
+            self.sent.push(packet);
+        } else if self.count.is_multiple_of(3) {
+            // Each place is filled anew at its own pace: some are recent, some are of long ago.
+            let mixed = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let at = (mixed % SENT_MAX as u64) * (mixed >> 8 & 0xff) / 0xff;
+            self.sent[at as usize] = packet;
+        }
+    }
+
+    /// One of those.
+    pub fn old(&mut self, rng: &mut Rng) -> Option<(u64, u64, Packet)> {
+        self.sent.get(rng.below(self.sent.len())).cloned()
     }
 
     /// An end is gone.

@@ -8,9 +8,9 @@ use super::client::Patience;
 use super::network::Weather;
 use super::workload::Mix;
 use super::world::{Shape, World};
+use crate::membership::MembershipChange;
 use crate::replica::{Protocol, Timing};
 use crate::shard::Input;
-use quorate_shared::ids::ReplicaId;
 
 /// What may happen to the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -34,7 +34,17 @@ pub enum Fault {
     DiskLow,
     Weather,
     Trim,
+    /// Also what somebody is still behind of.
+    TrimAll,
     Stranger,
+    /// The membership.
+    Change,
+    /// A replica begins a new epoch.
+    Promote,
+    /// Old packets come again.
+    Replay,
+    /// The next start does not come to its end.
+    CutStart,
 }
 
 const OPTIONAL: &[(Fault, u64)] = &[
@@ -53,8 +63,13 @@ const OPTIONAL: &[(Fault, u64)] = &[
     (Fault::Transfer, 4),
     (Fault::DiskLow, 2),
     (Fault::Weather, 4),
-    (Fault::Trim, 12),
+    (Fault::Trim, 8),
+    (Fault::TrimAll, 8),
     (Fault::Stranger, 4),
+    (Fault::Change, 14),
+    (Fault::Promote, 1),
+    (Fault::Replay, 8),
+    (Fault::CutStart, 5),
 ];
 
 /// See the module.
@@ -121,7 +136,8 @@ impl Plan {
         let quiet = rng.chance(120);
         let voters = rng.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5]);
         let readers = rng.pick(&[0, 0, 1, 1, 2]);
-        let segment_bytes = rng.range(8, 64) << 10;
+        // The largest record of the workloads fits.
+        let segment_bytes = rng.range(64, 160) << 10;
         // What a protocol cannot do is refused by name: one voter alone with paxos.
         let voters = if protocol == Protocol::Paxos { voters.max(2) } else { voters };
         let shape = Shape { voters, readers, timing: timing(rng), protocol, segment_bytes, verbose };
@@ -154,9 +170,9 @@ impl Plan {
     /// Something happens.
     pub fn fault(&self, rng: &mut Rng, world: &mut World) {
         let fault = self.draw(rng);
-        let (all, voters) = (world.all(), world.ids());
+        let all = world.all();
         let victim = rng.pick(&all);
-        let down: Vec<u64> = all.iter().copied().filter(|id| !world.is_up(*id) && !world.is_lost(*id)).collect();
+        let down: Vec<u64> = all.iter().copied().filter(|id| !world.is_up(*id)).collect();
         match fault {
             Fault::Kill if world.is_up(victim) => world.kill(victim),
             Fault::PowerCut if world.is_up(victim) => world.power_cut(victim),
@@ -186,15 +202,70 @@ impl Plan {
             Fault::WipeEngine => down.first().into_iter().for_each(|id| world.wipe_engine(*id)),
             Fault::Transfer => {
                 if let Some(leader) = world.leader() {
-                    let to = rng.chance(500).then(|| ReplicaId::new(rng.pick(&voters)));
+                    let members = world.members();
+                    let to = rng.chance(500).then(|| members.voters[rng.below(members.voters.len())].replica);
                     world.input(leader, Input::Transfer { to });
                 }
             }
             Fault::DiskLow => world.input(victim, Input::DiskLow(rng.chance(300))),
             Fault::Weather => world.weather = weather(rng, true),
-            Fault::Trim => world.trim(victim),
+            Fault::Trim => world.trim(victim, true),
+            Fault::TrimAll => world.trim(victim, false),
+            Fault::Change => self.change(rng, world),
+            Fault::Promote => self.promote(rng, world),
+            Fault::CutStart => world.interrupt(victim, true),
+            Fault::Replay => world.replay(rng.range(5, 40)),
             Fault::Stranger => world.meet_stranger(victim),
             _ => {}
+        }
+    }
+
+    /// Somebody asks for another membership; mostly the leader is asked.
+    fn change(&self, rng: &mut Rng, world: &mut World) {
+        let Some(change) = self.some_change(rng, world) else { return };
+        let all = world.all();
+        let asked = world.leader().filter(|_| rng.chance(900)).unwrap_or_else(|| rng.pick(&all));
+        world.change(asked, change);
+    }
+
+    fn some_change(&self, rng: &mut Rng, world: &World) -> Option<MembershipChange> {
+        let members = world.members();
+        let shipped: Vec<u64> = world.readers().into_iter().filter(|id| world.is_shipped(*id)).collect();
+        let host = (!shipped.is_empty()).then(|| rng.pick(&shipped)).and_then(|id| world.host(id));
+        let learner = members.learners.get(rng.below(members.learners.len())).map(|m| m.replica);
+        let voter = members.voters.get(rng.below(members.voters.len())).map(|m| m.replica)?;
+        // Neither so many that nothing is ever decided, nor one alone most of the time.
+        let few = members.voters.len() <= 2;
+        let paxos = world.shape.protocol == Protocol::Paxos;
+        Some(match rng.range(0, 9) {
+            0..=3 if learner.is_some() => MembershipChange::Promote(learner?),
+            0..=5 if host.is_some() && paxos => MembershipChange::AddVoter(host?),
+            0..=5 if host.is_some() => MembershipChange::AddLearner(host?),
+            6 if !few || rng.chance(300) => MembershipChange::Demote(voter),
+            7 => MembershipChange::Remove(learner.filter(|_| few || rng.chance(500)).unwrap_or(voter)),
+            8 if paxos => MembershipChange::ReplaceVoter { remove: voter, voter: host? },
+            8 => MembershipChange::Replace { remove: voter, learner: host? },
+            _ => MembershipChange::Promote(learner?),
+        })
+    }
+
+    /// A log-shipped replica is made the first voter of a new epoch; mostly the others cannot hear of it. Seldom two are,
+    /// of one number.
+    fn promote(&self, rng: &mut Rng, world: &mut World) {
+        let shipped: Vec<u64> = world.all().into_iter().filter(|id| world.is_shipped(*id)).collect();
+        if shipped.is_empty() || world.shape.protocol == Protocol::Paxos || world.is_split() {
+            return;
+        }
+        let number = world.top_epoch() + 1;
+        let first = rng.pick(&shipped);
+        let rest: Vec<u64> = world.all().into_iter().filter(|id| *id != first).collect();
+        if rng.chance(700) {
+            world.partition(&[vec![first], rest]);
+        }
+        world.promote(first, number);
+        let second: Vec<u64> = shipped.into_iter().filter(|id| *id != first).collect();
+        if !second.is_empty() && rng.chance(250) {
+            world.promote(rng.pick(&second), number);
         }
     }
 
@@ -215,12 +286,32 @@ impl Plan {
         world.heal();
         world.weather = Weather::FAIR;
         for id in world.all() {
+            world.interrupt(id, false);
             world.stall(id, false);
             world.stall_applier(id, false);
             world.input(id, Input::DiskLow(false));
-            if !world.is_up(id) && !world.is_lost(id) {
+            if !world.is_up(id) {
                 world.start(id);
             }
+        }
+        Self::decide(world);
+    }
+
+    /// What somebody has to decide: which of two epochs of one number goes on, or that a quorum is lost for good.
+    fn decide(world: &mut World) {
+        let members = world.members();
+        let here = |id: u64| world.is_up(id) && !world.is_lost(id);
+        let lost = !members.has_quorum(|r| members.node_of(r).is_some_and(|node| here(node.get())));
+        if world.shape.protocol == Protocol::Paxos || !(lost || world.is_split()) {
+            return;
+        }
+        let survivor = world
+            .all()
+            .into_iter()
+            .filter(|id| here(*id))
+            .max_by_key(|id| (world.epoch_number(*id), world.last_of(*id)));
+        if let Some(survivor) = survivor {
+            world.promote(survivor, world.top_epoch() + 1);
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_shared::ids::{Index, Timestamp};
+use quorate_shared::ids::{Epoch, Index, Timestamp};
 
 use super::network::{Call, Packet};
 use super::node::{Part, Waiter};
@@ -19,11 +19,18 @@ use crate::error::Rejected;
 use crate::mvcc::Snapshot;
 use crate::shard::{Input, Ticket};
 
+/// A write that was acknowledged: where, and in which epoch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Token {
+    pub epoch: Epoch,
+    pub index: Index,
+}
+
 /// How fresh.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     Linearizable,
-    After(Index),
+    After(Token),
     MaxStaleness(u64),
     Local,
 }
@@ -42,8 +49,9 @@ pub enum Query {
 /// What came of it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct ReadResult {
-    /// What was applied.
+    /// What was applied, and in which epoch.
     pub index: Index,
+    pub epoch: Epoch,
     pub timestamp: Timestamp,
     /// When the snapshot was taken.
     pub at: u64,
@@ -87,8 +95,8 @@ impl World {
                 job.wait = Some(Index::new(0));
                 false
             }
-            Level::After(index) => {
-                job.wait = Some(if planted(Bug::ReadBelowToken) { Index::new(0) } else { index });
+            Level::After(token) => {
+                job.wait = Some(if planted(Bug::ReadBelowToken) { Index::new(0) } else { token.index });
                 false
             }
             Level::MaxStaleness(ms) => match confirmed {
@@ -122,18 +130,23 @@ impl World {
             _ => {
                 let leader = view.and_then(|v| v.leader).map(|(_, node)| node.get());
                 // A log-shipped replica asks any voter; one that does not lead says who does.
-                let voters = self.ids();
+                let voters = self.voters_known_to(id);
                 let asked = leader.unwrap_or_else(|| self.rng.pick(&voters));
                 if asked == id {
                     return self.fail_read(id, number, Rejected::Retry("no leader".into()));
                 }
-                self.send(id, asked, Packet::AskIndex { ask: number });
+                let epoch = self.epoch(id).0;
+                self.send(id, asked, Packet::AskIndex { ask: number, epoch });
             }
         }
     }
 
-    pub(super) fn asked_for_index(&mut self, id: u64, from: u64, ask: u64) {
+    pub(super) fn asked_for_index(&mut self, id: u64, from: u64, (ask, epoch): (u64, Epoch)) {
         let view = self.view(id);
+        if epoch != self.epoch(id).0 {
+            let result = Err(Rejected::Retry("another epoch".into()));
+            return self.send(id, from, Packet::Index { ask, result });
+        }
         if !view.is_some_and(|v| v.is_leader) {
             let leader = view.and_then(|v| v.leader).map(|(_, node)| node);
             return self.send(id, from, Packet::Index { ask, result: Err(Rejected::NotLeader(leader)) });
@@ -170,7 +183,8 @@ impl World {
                 self.serve_reads(id);
             }
             Err(Rejected::NotLeader(Some(node))) if node.get() != id => {
-                self.send(id, node.get(), Packet::AskIndex { ask });
+                let epoch = self.epoch(id).0;
+                self.send(id, node.get(), Packet::AskIndex { ask, epoch });
             }
             Err(rejected) => self.fail_read(id, ask, rejected),
         }
@@ -187,12 +201,18 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let tree = Arc::clone(&node.tree) as Arc<dyn Tree>;
         let Some(process) = &mut node.up else { return };
-        let (index, timestamp) = (process.machine.state().index, process.machine.state().timestamp);
+        let state = process.machine.state();
+        let (index, epoch, timestamp) = (state.index, state.epoch, state.timestamp);
         let stale = planted(Bug::StaleSnapshotRead);
         let mut begun = Vec::new();
         for (number, job) in &mut process.reading.jobs {
-            if job.begun.is_none() && job.wait.is_some_and(|wait| wait <= index || stale) {
-                let result = ReadResult { index, timestamp, at: now, ..ReadResult::default() };
+            // Behind the point from which a newer epoch goes on a token means nothing; before it has come there, not yet.
+            let known = match job.level {
+                Level::After(token) => token.epoch.number <= epoch.number || planted(Bug::ReadBelowToken),
+                _ => true,
+            };
+            if job.begun.is_none() && known && job.wait.is_some_and(|wait| wait <= index || stale) {
+                let result = ReadResult { index, epoch, timestamp, at: now, ..ReadResult::default() };
                 job.begun = Some((Snapshot::new(Arc::clone(&tree), timestamp), result, 0));
                 begun.push(*number);
             }

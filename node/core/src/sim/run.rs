@@ -100,7 +100,7 @@ impl Run {
             self.look();
         }
         if self.going()
-            && let Err(what) = oracle::judge(&self.history)
+            && let Err(what) = oracle::judge(&self.history.settled(&self.world.checks.lineage))
         {
             self.world.violate(what);
         }
@@ -134,12 +134,12 @@ impl Run {
     }
 
     fn client(&mut self, event: ToClient) {
-        let (ToClient::Wake(id) | ToClient::Proposed((id, _), _) | ToClient::ReadDone((id, _), _)) = &event;
+        let (ToClient::Wake(id) | ToClient::Proposed((id, _), ..) | ToClient::ReadDone((id, _), _)) = &event;
         let Some(client) = self.clients.get_mut((id - CLIENTS) as usize) else { return };
         let (world, rng, history) = (&mut self.world, &mut self.rng, &mut self.history);
         match event {
             ToClient::Wake(_) => client.wake(world, rng, &self.plan.mix, history),
-            ToClient::Proposed(call, result) => client.proposed(world, rng, history, call, *result),
+            ToClient::Proposed(call, epoch, result) => client.proposed(world, rng, history, (call, epoch), *result),
             ToClient::ReadDone(call, result) => client.read_done(world, rng, history, call, result),
         }
     }
@@ -208,9 +208,9 @@ impl Run {
     fn converge(&mut self) {
         let end = self.world.now + CONVERGE_MS;
         loop {
-            let live: Vec<u64> = self.world.all().into_iter().filter(|id| !self.world.is_lost(*id)).collect();
+            let live = self.world.all();
             let applied: Vec<_> = live.iter().map(|id| self.world.applied_at(*id)).collect();
-            let last = self.world.checks.committed.last();
+            let last = self.world.checks.committed.last(self.world.checks.lineage.newest());
             if applied.iter().all(|a| *a == Some(last)) {
                 return;
             }
@@ -241,6 +241,7 @@ impl Run {
                     what: What::Read(Level::Linearizable, query),
                     begun: now,
                     ended: now,
+                    epoch: read.epoch,
                     end: Ended::Read(read),
                 });
             }
@@ -252,8 +253,8 @@ impl World {
     /// Reads at a node, all at once.
     fn read_here(&mut self, id: u64, query: &Query) -> Option<ReadResult> {
         let snapshot = self.snapshot(id)?;
-        let (index, at) = (self.applied_at(id)?, self.now);
-        let mut read = ReadResult { index, timestamp: snapshot.timestamp, at, ..ReadResult::default() };
+        let (index, epoch, at) = (self.applied_at(id)?, self.epoch(id).0, self.now);
+        let mut read = ReadResult { index, epoch, timestamp: snapshot.timestamp, at, ..ReadResult::default() };
         let mut step = 0;
         loop {
             match workload::read_some(&snapshot, query, step, &mut read) {

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::Rng;
 use super::network::Packet;
 use super::node::{Part, Process};
 use super::world::{SHARD, World};
@@ -33,6 +34,16 @@ const BEAT_MS: u64 = 100;
 /// A reader that hears nothing for so long goes elsewhere.
 const SILENCE_MS: u64 = 1_000;
 
+/// Flips a bit of an entry.
+fn flip(batch: &mut ShipBatch, rng: &mut Rng) {
+    let at = rng.below(batch.entries.len());
+    let Some(entry) = batch.entries.get_mut(at).filter(|e| !e.bytes.is_empty()) else { return };
+    let mut bytes = entry.bytes.to_vec();
+    let at = rng.below(bytes.len());
+    bytes[at] ^= 1 << rng.range(0, 7);
+    entry.bytes = Bytes::from(bytes);
+}
+
 impl World {
     fn committed(&self, id: u64) -> Option<Committed> {
         let Process { part, .. } = self.nodes.get(&id)?.up.as_ref()?;
@@ -48,10 +59,6 @@ impl World {
         })
     }
 
-    fn epoch(&self, id: u64) -> Epoch {
-        self.nodes.get(&id).and_then(|n| n.store.reader().bounds(SHARD)).map_or(Epoch::default(), |b| b.base.epoch)
-    }
-
     /// Sends every reader of this node what it may have.
     pub(super) fn ship_more(&mut self, id: u64) {
         let has = self.nodes.get(&id).and_then(|n| n.up.as_ref()).is_some_and(|p| !p.streams.is_empty());
@@ -63,13 +70,18 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let log = node.store.reader();
         let Some(process) = &mut node.up else { return };
+        // A server whose memory is bad ships what it has not got.
+        let lie = (self.weather.corrupt > 0).then_some(self.weather.corrupt);
         let mut out = Vec::new();
         let mut failed = None;
         for (link, stream) in &mut process.streams {
             loop {
                 match stream.sender.next(&*log, committed) {
-                    Ok(Some(batch)) => {
+                    Ok(Some(mut batch)) => {
                         stream.beat = now;
+                        if lie.is_some_and(|weather| self.rng.chance(weather)) {
+                            flip(&mut batch, &mut self.rng);
+                        }
                         out.push((stream.reader, *link, ServerMessage::Batch(batch).encode()));
                     }
                     Ok(None) => break,
@@ -94,7 +106,7 @@ impl World {
     }
 
     /// Now and then a bit flips where no checksum of the network sees it.
-    fn on_the_way(&mut self, message: Bytes) -> Bytes {
+    pub(super) fn on_the_way(&mut self, message: Bytes) -> Bytes {
         if self.weather.corrupt == 0 || !self.rng.chance(self.weather.corrupt) {
             return message;
         }
@@ -121,13 +133,16 @@ impl World {
                 self.pull_anew(id);
             }
         }
+        self.keep_filling(id);
+        self.gossip(id);
+        self.look(id);
     }
 
     /// Tells the voters how far this replica is.
     pub(super) fn report_soon(&mut self, id: u64) {
         let Some(Process { part: Part::Follower(follower), .. }) = self.process(id) else { return };
         let report = follower.report(NodeId::new(id));
-        for voter in self.ids() {
+        for voter in self.voters_known_to(id) {
             self.send(id, voter, Packet::Report(report));
         }
     }
@@ -141,7 +156,11 @@ impl World {
 
     fn pull_anew(&mut self, id: u64) {
         // Replicas read from voters and from replicas before them, as they are told to: never in a circle.
-        let others: Vec<u64> = self.all().into_iter().filter(|other| *other < id).collect();
+        let may = |other: &u64| *other != id && (*other < id || !self.is_shipped(*other));
+        let others: Vec<u64> = self.all().into_iter().filter(may).collect();
+        if others.is_empty() {
+            return;
+        }
         let server = self.rng.pick(&others);
         let link = self.network.new_link();
         let heard = self.now;
@@ -172,19 +191,17 @@ impl World {
             }
             // Reads ask for the read index here, at any level.
             ReaderMessage::Probe { .. } => {}
-            ReaderMessage::Pull(pull) => {
-                match Sender::begin(&*log, (epoch, crate::log::EpochStart::default()), committed, &pull) {
-                    Ok(Ok(sender)) => {
-                        process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
-                        self.ship_more(id);
-                    }
-                    Ok(Err(refusal)) => {
-                        let message = ServerMessage::Refused(refusal).encode();
-                        self.send(id, from, Packet::Shipped { link, message });
-                    }
-                    Err(e) => self.stopped(id, &e),
+            ReaderMessage::Pull(pull) => match Sender::begin(&*log, epoch, committed, &pull) {
+                Ok(Ok(sender)) => {
+                    process.streams.insert(link, Stream { reader: from, sender, beat: 0 });
+                    self.ship_more(id);
                 }
-            }
+                Ok(Err(refusal)) => {
+                    let message = ServerMessage::Refused(refusal).encode();
+                    self.send(id, from, Packet::Shipped { link, message });
+                }
+                Err(e) => self.stopped(id, &e),
+            },
         }
     }
 
@@ -255,7 +272,24 @@ impl World {
         self.trace.say(self.now, || format!("n{server} refuses n{id}: {refusal}"));
         match refusal {
             // Another time, another server.
-            Refusal::Ahead { .. } | Refusal::NotHere(_) => self.hang_up(id),
+            Refusal::Ahead { .. } | Refusal::NotHere(_) | Refusal::TwoEpochs { .. } => self.hang_up(id),
+            Refusal::OtherEpoch { .. } => {
+                self.tell_epoch(id, server);
+                self.hang_up(id);
+            }
+            Refusal::NeedsSnapshot { .. } => {
+                self.fill(id);
+                self.hang_up(id);
+            }
+            Refusal::NewEpoch { epoch, start } => {
+                let (epoch, start) = (*epoch, *start);
+                self.hang_up(id);
+                self.fence(id, epoch, start);
+            }
+            Refusal::Diverged { .. } if self.epoch(id).0 != self.epoch(server).0 => {
+                self.trace.note(self.now, id, "diverged", server, 0);
+                self.start_anew(id);
+            }
             other => self.violate(format!("n{server} refuses to serve n{id}: {other}")),
         }
     }
@@ -270,6 +304,7 @@ impl World {
     }
 
     pub(super) fn link_broken(&mut self, id: u64, link: u64) {
+        self.filling_broken(id, link);
         let Some(process) = self.process(id) else { return };
         process.streams.remove(&link);
         if process.pulling.as_ref().is_some_and(|p| p.link == link) {

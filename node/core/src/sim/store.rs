@@ -14,7 +14,8 @@ use super::disk::{Handle, SimDisk};
 use crate::disk::Disk;
 use crate::error::Fatal;
 use crate::log::segment::{SegmentLog, SegmentReader};
-use crate::log::{BaseRecord, HardState, Log, LogEntry, LogReader, LogRecord, PaxosState};
+use crate::log::{BaseRecord, HardState, Log, LogEntry, LogReader, LogRecord, PaxosState, Payload};
+use quorate_shared::limits::APPEND_BYTES_MAX;
 
 const DIR: &str = "log";
 
@@ -35,7 +36,7 @@ enum Step {
     Hard(HardState),
     Paxos(PaxosState),
     Truncate(Index),
-    Base(Box<BaseRecord>),
+    Base(ReplicaId, Box<BaseRecord>),
     Become(ReplicaId, HardState),
 }
 
@@ -47,7 +48,8 @@ impl Content {
             Step::Paxos(paxos) => self.paxos = Some(*paxos),
             Step::Become(replica, hard) => (self.replica, self.hard, self.paxos) = (*replica, *hard, None),
             Step::Truncate(from) => drop(self.entries.split_off(from)),
-            Step::Base(base) => {
+            Step::Base(replica, base) => {
+                self.replica = *replica;
                 let rest = self.entries.split_off(&base.index.next());
                 let known = self.base.as_ref().is_some_and(|b| b.index <= base.index);
                 self.entries = if known { rest } else { BTreeMap::new() };
@@ -65,6 +67,7 @@ impl Content {
         let Some(bounds) = reader.bounds(shard) else { return self.base.is_none() };
         let last_term = self.entries.last_key_value().map(|(_, term)| *term);
         self.base.as_ref() == Some(&bounds.base)
+            && self.replica == bounds.replica
             && self.last() == bounds.last
             && last_term.is_none_or(|term| term == bounds.last_term)
             && self.hard == bounds.hard
@@ -72,14 +75,14 @@ impl Content {
     }
 }
 
-fn steps(record: &LogRecord) -> Vec<Step> {
+fn steps(replica: ReplicaId, record: &LogRecord) -> Vec<Step> {
     match record {
         LogRecord::Entries(entries) => entries.iter().map(|e| Step::Entry(e.index, e.term)).collect(),
         LogRecord::Hard(hard) => vec![Step::Hard(*hard)],
         LogRecord::Paxos(paxos) => vec![Step::Paxos(*paxos)],
         LogRecord::Become { replica, hard } => vec![Step::Become(*replica, *hard)],
         LogRecord::Truncate(from) => vec![Step::Truncate(*from)],
-        LogRecord::Base(base) => vec![Step::Base(Box::new(base.clone()))],
+        LogRecord::Base(base) => vec![Step::Base(replica, Box::new(base.clone()))],
     }
 }
 
@@ -106,15 +109,17 @@ pub struct Store {
     syncing: (usize, usize),
     /// A bit was flipped since it was opened.
     pub flipped: bool,
+    /// Power goes before anything is synced.
+    pub interrupted: bool,
 }
 
 impl Store {
     /// An empty disk.
-    pub fn new(shard: ShardId, replica: ReplicaId, segment_bytes: u64) -> Self {
+    pub fn new(shard: ShardId, segment_bytes: u64) -> Self {
         Self {
             disk: Arc::default(),
             shard,
-            replica,
+            replica: ReplicaId::NONE,
             segment_bytes,
             log: None,
             reader: None,
@@ -122,12 +127,30 @@ impl Store {
             unsynced: VecDeque::new(),
             syncing: (0, 0),
             flipped: false,
+            interrupted: false,
         }
     }
 
-    /// The log is this replica's from its next base record on.
-    pub fn become_replica(&mut self, replica: ReplicaId) {
+    /// Begins an empty log.
+    pub fn found(&mut self, replica: ReplicaId, base: &BaseRecord) -> Result<(), Fatal> {
         self.replica = replica;
+        self.write(&[LogRecord::Base(base.clone())])?;
+        self.finish();
+        Ok(())
+    }
+
+    /// The changes of the membership behind an index.
+    pub fn changes_after(&self, index: Index) -> Result<Vec<Index>, Fatal> {
+        let reader = self.reader();
+        let (mut at, mut out) = (index.next(), Vec::new());
+        let last = reader.bounds(self.shard).map_or(index, |b| b.last);
+        while at <= last {
+            let entries = reader.entries(self.shard, at, last.next(), APPEND_BYTES_MAX)?;
+            let Some(end) = entries.last() else { return Ok(out) };
+            at = end.index.next();
+            out.extend(entries.iter().filter(|e| e.payload == Payload::Membership).map(|e| e.index));
+        }
+        Ok(out)
     }
 
     pub fn open(&mut self) -> Result<Opened, Fatal> {
@@ -142,6 +165,7 @@ impl Store {
             }
             None => self.compare(&reader),
         };
+        self.replica = reader.bounds(self.shard).map_or(ReplicaId::NONE, |b| b.replica);
         (self.log, self.reader) = (Some(log), Some(reader));
         Ok(opened)
     }
@@ -189,9 +213,14 @@ impl Store {
     /// Writes records and begins to sync them.
     pub fn write(&mut self, records: &[LogRecord]) -> Result<(), Fatal> {
         let Some(log) = &mut self.log else { return Ok(()) };
-        log.append(self.replica, self.shard, records)?;
+        for record in records {
+            log.append(self.replica, self.shard, std::slice::from_ref(record))?;
+            self.unsynced.extend(steps(self.replica, record));
+            if let LogRecord::Become { replica, .. } = record {
+                self.replica = *replica;
+            }
+        }
         log.sync()?;
-        self.unsynced.extend(records.iter().flat_map(steps));
         self.syncing = (self.unsynced.len(), self.disk.position());
         Ok(())
     }
@@ -216,7 +245,7 @@ impl Store {
         log.trim(self.replica, base)?;
         reader.remove_obsolete()?;
         self.disk.finish(usize::MAX);
-        self.durable.add(&Step::Base(Box::new(base.clone())));
+        self.durable.add(&Step::Base(self.replica, Box::new(base.clone())));
         Ok(())
     }
 
@@ -239,6 +268,21 @@ impl Store {
         self.close();
         self.disk.wipe();
         self.forget();
+    }
+}
+
+/// For what is done to a log while nothing of it runs: at once, and durably.
+impl Log for Store {
+    fn append(&mut self, _: ReplicaId, _: ShardId, records: &[LogRecord]) -> Result<(), Fatal> {
+        self.write(records)
+    }
+
+    fn sync(&mut self) -> Result<(), Fatal> {
+        if !self.interrupted {
+            self.finish();
+            self.disk.finish(usize::MAX);
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 use quorate_shared::ids::{Epoch, Hash, Index, NodeId, ReplicaId, ShardId};
 
@@ -14,7 +15,7 @@ use crate::error::Rejected;
 use crate::log::{BaseRecord, EpochStart, Membership};
 use crate::proposal::WriteResult;
 use crate::replica::{PersistId, Protocol, Timing};
-use crate::shard::{Input, Shard, Ticket, View};
+use crate::shard::{Effect, Input, Shard, Ticket, View};
 
 pub const SHARD: ShardId = ShardId::META;
 /// The wall clock when virtual time begins.
@@ -41,33 +42,47 @@ pub(super) enum Event {
     Read {
         job: u64,
     },
+    /// A base is written on.
+    Base,
 }
 
+/// What is to happen: for whom, in which of its lives.
 struct Item {
-    at: u64,
-    number: u64,
     to: u64,
     life: u64,
     event: Event,
 }
 
-impl PartialEq for Item {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
+/// What is to happen, in order of time. What moves in the heap is small.
+#[derive(Default)]
+struct Queue {
+    order: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    items: Vec<Option<Item>>,
+    free: Vec<usize>,
+    count: u64,
 }
 
-impl Eq for Item {}
-
-impl PartialOrd for Item {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+impl Queue {
+    fn push(&mut self, at: u64, item: Item) {
+        self.count += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.items.push(None);
+            self.items.len() - 1
+        });
+        if let Some(slot) = self.items.get_mut(place) {
+            *slot = Some(item);
+        }
+        self.order.push(Reverse((at, self.count, place)));
     }
-}
 
-impl Ord for Item {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
+    fn next_at(&self) -> Option<u64> {
+        self.order.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    fn pop(&mut self) -> Option<(u64, Item)> {
+        let Reverse((at, _, place)) = self.order.pop()?;
+        self.free.push(place);
+        Some((at, self.items.get_mut(place)?.take()?))
     }
 }
 
@@ -75,7 +90,7 @@ impl Ord for Item {
 #[derive(Debug)]
 pub enum ToClient {
     Wake(u64),
-    Proposed(Call, Box<Result<WriteResult, Rejected>>),
+    Proposed(Call, Epoch, Box<Result<WriteResult, Rejected>>),
     ReadDone(Call, Result<super::reads::ReadResult, Rejected>),
 }
 
@@ -112,8 +127,9 @@ pub struct World {
     pub shape: Shape,
     pub network: Network,
     pub(super) nodes: BTreeMap<u64, Node>,
-    queue: BinaryHeap<Reverse<Item>>,
-    queued: u64,
+    queue: Queue,
+    /// Room for what a shard wants done.
+    pub(super) effects: Vec<Effect>,
     pub(super) tickets: Ticket,
     /// Answers to whoever asked through [`World::propose`] and [`World::read`].
     pub replies: BTreeMap<Ticket, Result<WriteResult, Rejected>>,
@@ -164,8 +180,8 @@ impl World {
             seed,
             network: Network::default(),
             nodes: BTreeMap::new(),
-            queue: BinaryHeap::new(),
-            queued: 0,
+            queue: Queue::default(),
+            effects: Vec::new(),
             tickets: 0,
             replies: BTreeMap::new(),
             reads: BTreeMap::new(),
@@ -176,8 +192,10 @@ impl World {
             shape,
         };
         let (voters, readers) = (world.shape.voters, world.shape.readers);
+        let founding = base(voters);
+        world.checks.found(founding.epoch, founding.membership.clone());
         for id in (1..=voters).chain(11..11 + readers) {
-            let node = Node::new(id, id <= voters, &base(voters), world.shape.segment_bytes);
+            let node = Node::new(id, id <= voters, &founding, world.shape.segment_bytes);
             world.nodes.insert(id, node);
         }
         for id in world.all() {
@@ -186,14 +204,22 @@ impl World {
         world
     }
 
-    /// Voters.
+    /// The nodes of the voters.
     pub fn ids(&self) -> Vec<u64> {
-        self.nodes.iter().filter(|(_, n)| n.is_voter()).map(|(id, _)| *id).collect()
+        let mut ids: Vec<u64> = self.members().voters.iter().map(|m| m.node.get()).collect();
+        ids.sort_unstable();
+        ids
     }
 
-    /// Log-shipped replicas.
+    /// The last membership that is committed.
+    pub fn members(&self) -> Arc<Membership> {
+        self.checks.members.newest(&self.checks.lineage)
+    }
+
+    /// All others.
     pub fn readers(&self) -> Vec<u64> {
-        self.nodes.iter().filter(|(_, n)| !n.is_voter()).map(|(id, _)| *id).collect()
+        let voters = self.ids();
+        self.nodes.keys().copied().filter(|id| !voters.contains(id)).collect()
     }
 
     pub fn all(&self) -> Vec<u64> {
@@ -220,8 +246,7 @@ impl World {
 
     pub(super) fn schedule(&mut self, at: u64, to: u64, event: Event) {
         let life = self.nodes.get(&to).map_or(0, |n| n.life);
-        self.queued += 1;
-        self.queue.push(Reverse(Item { at, number: self.queued, to, life, event }));
+        self.queue.push(at, Item { to, life, event });
     }
 
     /// A client wants to be woken.
@@ -253,15 +278,21 @@ impl World {
         self.shard(id).map(Shard::view)
     }
 
-    /// The node that leads and evaluates proposals, of the highest term.
+    /// The node that leads and evaluates proposals, of the newest epoch and the highest term.
     pub fn leader(&self) -> Option<u64> {
-        let ready = self.ids().into_iter().filter_map(|id| self.view(id).filter(|v| v.ready).map(|v| (v.term, id)));
+        let epoch = self.checks.lineage.newest();
+        let here = |id: &u64| self.shard(*id).is_some_and(|shard| shard.epochs() == (epoch, None));
+        let ready = self
+            .ids()
+            .into_iter()
+            .filter(here)
+            .filter_map(|id| self.view(id).filter(|v| v.ready).map(|v| (v.term, id)));
         ready.max().map(|(_, id)| id)
     }
 
     /// Runs until the queue has nothing before this time, or something is wrong.
     pub fn run_until(&mut self, until: u64) {
-        while self.violation.is_none() && self.queue.peek().is_some_and(|Reverse(item)| item.at <= until) {
+        while self.violation.is_none() && self.next_at().is_some_and(|at| at <= until) {
             self.step();
         }
         self.now = self.now.max(until);
@@ -285,7 +316,7 @@ impl World {
 
     /// When the next event is.
     pub fn next_at(&self) -> Option<u64> {
-        self.queue.peek().map(|Reverse(item)| item.at)
+        self.queue.next_at()
     }
 
     /// What has come for clients.
@@ -295,7 +326,7 @@ impl World {
 
     /// One event.
     pub fn step(&mut self) {
-        let Some(Reverse(Item { at, to, life, event, .. })) = self.queue.pop() else { return };
+        let Some((at, Item { to, life, event })) = self.queue.pop() else { return };
         self.now = self.now.max(at);
         if to >= CLIENTS {
             self.for_client(to, event);
@@ -312,14 +343,15 @@ impl World {
             Event::Synced { until } => self.synced(to, until),
             Event::Apply => self.apply(to),
             Event::Read { job } => self.go_on_reading(to, job),
+            Event::Base => self.go_on_writing(to),
         }
     }
 
     fn for_client(&mut self, client: u64, event: Event) {
         match event {
             Event::Wake => self.clients.push(ToClient::Wake(client)),
-            Event::Deliver { packet: Packet::Proposed { call, result }, .. } => {
-                self.clients.push(ToClient::Proposed(call, result));
+            Event::Deliver { packet: Packet::Proposed { call, epoch, result }, .. } => {
+                self.clients.push(ToClient::Proposed(call, epoch, result));
             }
             Event::Deliver { packet: Packet::ReadDone { call, result }, .. } => {
                 self.clients.push(ToClient::ReadDone(call, result));
@@ -328,9 +360,26 @@ impl World {
         }
     }
 
+    /// Packets of the protocol that were sent before come again.
+    pub fn replay(&mut self, packets: u64) {
+        if self.shape.protocol == Protocol::Paxos {
+            // Its connections do not do that.
+            return;
+        }
+        for _ in 0..packets {
+            let Some((from, to, packet)) = self.network.old(&mut self.rng) else { return };
+            let at = self.now + self.rng.range(0, 50);
+            self.schedule(at, to, Event::Deliver { from, packet });
+        }
+    }
+
     /// Puts a packet on the wire.
     pub fn send(&mut self, from: u64, to: u64, packet: Packet) {
-        if let Packet::Ship { link, .. } | Packet::Shipped { link, .. } = &packet {
+        if let Packet::Ship { link, .. }
+        | Packet::Shipped { link, .. }
+        | Packet::AskSnapshot { link, .. }
+        | Packet::Snapshot { link, .. } = &packet
+        {
             let link = *link;
             match self.network.stream(&mut self.rng, &self.weather, self.now, link, (from, to)) {
                 Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
@@ -343,22 +392,25 @@ impl World {
             }
             return;
         }
-        if let (Protocol::Paxos, Packet::Peer(_)) = (self.shape.protocol, &packet) {
+        if let (Protocol::Paxos, &Packet::Peer { sender, receiver, .. }) = (self.shape.protocol, &packet) {
             match self.network.session(&mut self.rng, &self.weather, self.now, (from, to)) {
                 Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
                 Fate::Breaks(at) => {
-                    self.schedule(at, from, Event::Disconnected { peer: ReplicaId::new(to) });
-                    self.schedule(at, to, Event::Disconnected { peer: ReplicaId::new(from) });
+                    self.schedule(at, from, Event::Disconnected { peer: receiver });
+                    self.schedule(at, to, Event::Disconnected { peer: sender });
                 }
                 Fate::Gone => {}
             }
             return;
         }
+        if matches!(packet, Packet::Peer { .. }) {
+            self.network.remember(from, to, &packet);
+        }
         let times = self.network.datagram(&mut self.rng, &self.weather, self.now, from, to);
         let [first, second] = times;
         // Requests travel on connections: they may be lost with one, but do not come twice.
         let doubles =
-            matches!(packet, Packet::Peer(_) | Packet::Report(_) | Packet::AskIndex { .. } | Packet::Index { .. });
+            matches!(packet, Packet::Peer { .. } | Packet::Report(_) | Packet::AskIndex { .. } | Packet::Index { .. });
         if let Some(at) = second.filter(|_| doubles) {
             self.schedule(at, to, Event::Deliver { from, packet: packet.clone() });
         }

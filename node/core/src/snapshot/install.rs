@@ -18,6 +18,7 @@ use crate::engine::{Batch, KeyRange, Tree};
 use crate::error::Fatal;
 use crate::keys::Key;
 use crate::log::{BaseRecord, HardState, Log, LogReader, LogRecord};
+use crate::ship::chain_at;
 
 /// Fills an empty tree from a snapshot, in batches of bounded size. What is wrong with the file is found before the tree
 /// can be opened by a machine.
@@ -140,6 +141,17 @@ impl Mark {
         };
         clear().map_err(|e| Fatal::new(format!("remove {}", path.display()), e))
     }
+}
+
+/// The newest snapshot in a directory that a log goes on from: at or behind its base, and of its history. One that was
+/// written in a history that has been given up since may lie there too.
+pub fn fitting(disk: &dyn Disk, dir: &Path, log: &dyn LogReader, base: &BaseRecord) -> Result<Option<String>, Fatal> {
+    for (name, head) in list(disk, dir, base.shard)? {
+        if head.index() >= base.index && chain_at(log, base.shard, head.index())? == Some(head.base.chain) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Snapshots of a shard in a directory, newest first: file names and heads that can be read.

@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::{Hash, ShardId};
+use quorate_shared::ids::{Hash, ShardId, Timestamp};
 
 use super::{CHUNK_BYTES, CHUNK_HEAD, Head, Summary, TRAILER_BYTES, encode_head};
+use crate::bug::{Bug, planted};
 use crate::engine::{KeyRange, Tree};
 use crate::entry::codec::put_bytes;
 use crate::entry::encode_table;
@@ -48,7 +49,7 @@ impl SnapshotSource {
     pub(crate) fn new(shard: ShardId, state: MachineState, tree: Arc<dyn Tree>, capture: Arc<Capture>) -> Self {
         Self {
             head: Head::of(shard, &state),
-            snapshot: Snapshot::new(tree, state.timestamp),
+            snapshot: Snapshot::new(tree, if planted(Bug::SnapshotOfNow) { Timestamp::MAX } else { state.timestamp }),
             state,
             capture,
             phase: Phase::Head,

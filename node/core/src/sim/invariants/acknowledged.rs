@@ -1,11 +1,14 @@
-//! An acknowledged write is durable on a majority of the voters, in one term, and applied where it was proposed; an
-//! answer that names replicas tells the truth about them.
+//! An acknowledged write is durable on a quorum of the voters, in one term, and applied where it was proposed; an answer
+//! that names replicas tells the truth about them. Voters may have changed since the write was appended: those of one of
+//! the memberships that have held since must have it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use quorate_shared::ids::{Index, Term};
 
 use crate::error::Rejected;
+use crate::log::Membership;
 use crate::proposal::{Proposal, WriteResult};
 use crate::sim::store::Content;
 
@@ -24,14 +27,15 @@ impl Acknowledged {
         }
     }
 
-    /// It is answered, at a node that has applied up to `here`. `voters`: what is durable in their logs; `readers`: the
-    /// furthest each log-shipped replica ever was.
+    /// It is answered, at a node that has applied up to `here`. `logs`: what is durable, by node; `members`: the
+    /// memberships since the write; `readers`: the furthest each log-shipped replica ever was.
     pub fn answered<'a>(
         &mut self,
         ticket: u64,
         result: &Result<WriteResult, Rejected>,
         here: Index,
-        voters: impl Iterator<Item = &'a Content>,
+        logs: impl Iterator<Item = (u64, &'a Content)>,
+        members: impl FnOnce(Index) -> Vec<Arc<Membership>>,
         readers: &[Index],
     ) -> Result<(), String> {
         let wanted = self.waits.remove(&ticket);
@@ -45,19 +49,31 @@ impl Acknowledged {
         if here < index {
             return Err(format!("the write in {index} is acknowledged where only {here} is applied"));
         }
-        let mut terms: BTreeMap<Option<Term>, usize> = BTreeMap::new();
-        let (mut all, mut behind_base) = (0, 0);
-        for content in voters {
-            all += 1;
+        let mut have: BTreeMap<Option<Term>, BTreeSet<u64>> = BTreeMap::new();
+        for (node, content) in logs {
             match content.entries.get(&index) {
-                Some(term) => *terms.entry(Some(*term)).or_default() += 1,
-                None if content.base.as_ref().is_some_and(|b| b.index >= index) => behind_base += 1,
+                Some(term) => drop(have.entry(Some(*term)).or_default().insert(node)),
+                None if content.base.as_ref().is_some_and(|b| b.index >= index) => {
+                    have.entry(None).or_default().insert(node);
+                }
                 None => {}
             }
         }
-        let most = terms.values().copied().max().unwrap_or(0) + behind_base;
-        if most * 2 <= all {
-            return Err(format!("the write in {index} is acknowledged and durable on {most} of {all} voters"));
+        let behind_base = have.remove(&None).unwrap_or_default();
+        let memberships = members(index);
+        let durable = |members: &Membership, having: &BTreeSet<u64>| {
+            members.has_quorum(|replica| {
+                let node = members.node_of(replica).map(|node| node.get());
+                node.is_some_and(|node| having.contains(&node) || behind_base.contains(&node))
+            })
+        };
+        let empty = [BTreeSet::new()];
+        let durable = |m: &Arc<Membership>| have.values().chain(&empty).any(|having| durable(m, having));
+        if !memberships.iter().any(durable) {
+            let voters = memberships.last().map(|m| m.voters.clone());
+            return Err(format!(
+                "the write in {index} is acknowledged and not durable on a quorum of {voters:?}: {have:?}"
+            ));
         }
         let said = done.replicas.unwrap_or(0) as usize;
         if said > readers.iter().filter(|applied| **applied >= index).count() {

@@ -7,6 +7,7 @@ use quorate_shared::ids::Index;
 #[derive(Default)]
 pub struct Bases {
     synced: BTreeMap<u64, Index>,
+    incarnations: BTreeMap<u64, u64>,
 }
 
 impl Bases {
@@ -14,6 +15,13 @@ impl Bases {
     pub fn synced(&mut self, node: u64, index: Index) {
         let known = self.synced.entry(node).or_default();
         *known = index.max(*known);
+    }
+
+    /// A node starts, in this incarnation: what an earlier one had is gone.
+    pub fn begins(&mut self, node: u64, incarnation: u64) {
+        if self.incarnations.insert(node, incarnation).is_some_and(|before| before != incarnation) {
+            self.synced.remove(&node);
+        }
     }
 
     /// The node's log begins after this index now.

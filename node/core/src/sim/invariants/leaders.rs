@@ -2,22 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use quorate_shared::ids::Term;
+use quorate_shared::ids::{Epoch, Term};
 
 #[derive(Default)]
 pub struct Leaders {
-    known: BTreeMap<(u64, Term), u64>,
+    known: BTreeMap<(Epoch, Term), u64>,
     /// Leaders that had taken up their sequencer.
     pub ready: u64,
-    pub epoch: u64,
 }
 
 impl Leaders {
-    /// A node says that it leads.
-    pub fn leads(&mut self, node: u64, term: Term, ready: bool) -> Result<(), String> {
+    /// A node says that it leads; whether that is news.
+    pub fn leads(&mut self, node: u64, (epoch, term): (Epoch, Term), ready: bool) -> Result<bool, String> {
         self.ready += u64::from(ready);
-        match *self.known.entry((self.epoch, term)).or_insert(node) {
-            known if known == node => Ok(()),
+        let first = !self.known.contains_key(&(epoch, term));
+        match *self.known.entry((epoch, term)).or_insert(node) {
+            known if known == node => Ok(first),
             known => Err(format!("n{known} and n{node} both lead in term {term}")),
         }
     }
