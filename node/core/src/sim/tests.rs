@@ -68,7 +68,7 @@ fn every_planted_bug_is_found() {
         Bug::IgnoreChainMismatch => 13,
         Bug::WipedVoterVotes => 39,
         Bug::ReuseReplicaId | Bug::AnyIncarnation => 33,
-        Bug::KeepUncommitted => 697,
+        Bug::KeepUncommitted => 578,
         Bug::RejoinUncut => 75,
         Bug::SnapshotOfNow => 18,
         Bug::DropDedupe => 4,
