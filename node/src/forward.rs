@@ -633,7 +633,7 @@ impl Forwarder {
         let (mut loaded, mut removed) = (false, Vec::new());
         if let Some(driver) = self.driver.get() {
             let catalog = driver.catalog();
-            let meta = self.membership(ShardId::META).map(|(_, membership)| membership).unwrap_or_default();
+            let meta = self.applied_point(ShardId::META).map(|point| point.membership).unwrap_or_default();
             for desc in catalog.nodes.values() {
                 removed.extend(desc.is_removed().then_some(desc.id));
                 let address = self.peers.address(desc.id).unwrap_or_else(|| desc.address.clone());

@@ -91,6 +91,8 @@ pub struct RaftReplicator {
     may_lead: bool,
     /// The commit index the followers have been told.
     announced: u64,
+    /// The commit index written last.
+    written: Index,
     dropped: u64,
     /// The leader's log begins behind this one's end.
     needs_snapshot: Option<Index>,
@@ -159,6 +161,7 @@ impl RaftReplicator {
             giving_up: false,
             may_lead: true,
             announced: 0,
+            written: Index::new(0),
             dropped: 0,
             needs_snapshot: None,
             marked: now,
@@ -287,6 +290,13 @@ impl RaftReplicator {
             self.node.raft.mut_store().set_hard(new);
             let forgotten = HardState { commit: new.commit, ..HardState::default() };
             records.push(LogRecord::Hard(if planted(Bug::ForgetHardState) { forgotten } else { new }));
+            self.written = new.commit;
+        } else if old.commit > self.written && !planted(Bug::ForgetHardState) {
+            // A commit that came alone was not written. With the next entries it is: whoever has the entry of a change
+            // knows, also after a power cut, that the change before it counts; else two memberships without a common
+            // voter could both decide.
+            records.push(LogRecord::Hard(old));
+            self.written = old.commit;
         }
         self.writes.give_out(now, number, entries.last().map(|e| Index::new(e.index)));
         true

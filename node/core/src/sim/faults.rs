@@ -54,7 +54,7 @@ impl World {
     /// When it starts the next time its power goes before anything that the start writes is synced.
     pub fn interrupt(&mut self, id: u64, interrupt: bool) {
         if let Some(node) = self.node(id) {
-            node.store.interrupted = interrupt && node.promote.is_none();
+            node.store.interrupted = interrupt && node.promote.is_none() && !node.store.flipped;
         }
     }
 
@@ -90,9 +90,12 @@ impl World {
 
     /// Flips a bit of a stopped node's log, not in what was written last.
     pub fn flip(&mut self, id: u64) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|n| n.up.is_none()) else { return };
+        // The last record of all, where it is the only one, cannot be told from a torn one.
+        let may = |n: &&mut super::node::Node| n.up.is_none() && !n.store.durable.entries.is_empty();
+        let Some(node) = self.nodes.get_mut(&id).filter(may) else { return };
         if let Some(place) = node.store.disk.flip(&mut self.rng, 500) {
             node.store.flipped = true;
+            node.store.interrupted = false;
             self.trace.note(self.now, id, "bit flip", 0, 0);
             self.trace.say(self.now, || format!("n{id} has a flipped bit in {place}"));
         }

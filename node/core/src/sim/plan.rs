@@ -252,7 +252,9 @@ impl Plan {
     /// A log-shipped replica is made the first voter of a new epoch; mostly the others cannot hear of it. Seldom two are,
     /// of one number.
     fn promote(&self, rng: &mut Rng, world: &mut World) {
-        let shipped: Vec<u64> = world.all().into_iter().filter(|id| world.is_shipped(*id)).collect();
+        // Not one that has nothing yet: whoever promotes it loses everything, knowingly.
+        let has = |id: &u64| world.is_shipped(*id) && world.applied_at(*id) >= Some(world.founded);
+        let shipped: Vec<u64> = world.all().into_iter().filter(has).collect();
         if shipped.is_empty() || world.shape.protocol == Protocol::Paxos || world.is_split() {
             return;
         }

@@ -171,6 +171,7 @@ impl Run {
             }
         }
         self.clients.iter_mut().for_each(|c| c.done = false);
+        self.world.founded = self.world.checks.committed.last(self.world.checks.lineage.newest());
         self.world.weather = rough;
     }
 

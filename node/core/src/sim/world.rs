@@ -137,6 +137,8 @@ pub struct World {
     pub(super) clients: Vec<ToClient>,
     pub checks: Checks,
     pub violation: Option<String>,
+    /// Up to here the cluster was set up.
+    pub founded: Index,
     pub trace: Trace,
 }
 
@@ -188,6 +190,7 @@ impl World {
             clients: Vec::new(),
             checks: Checks::default(),
             violation: None,
+            founded: Index::new(0),
             trace: Trace::new(shape.verbose),
             shape,
         };
