@@ -361,6 +361,11 @@ impl Driver {
         }
     }
 
+    /// Bytes free on the disk, if that can be told.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.shared.outgoing.free_bytes()
+    }
+
     /// Milliseconds the log's write in progress has taken so far.
     pub fn sync_running_ms(&self) -> u64 {
         match self.shared.sync_since.load(Ordering::Relaxed) {

@@ -46,6 +46,8 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a read that allows an age waits for a younger one, when what is here is too old.
 const AGED_WAIT: Duration = Duration::from_secs(1);
+/// How often a read that waits looks whether the disk is full.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// Replicas remembered that this node's membership does not have yet.
 const STRANGERS_MAX: usize = 64;
 
@@ -420,7 +422,7 @@ impl Forwarder {
                 return Err(match ambiguous {
                     Some(why) => ProposeError::Rejected(Rejected::Unknown(why)),
                     None => ProposeError::Wire(
-                        WireError::new(Code::Retry, format!("nothing was written: {why}"))
+                        WireError::new(Code::Retry, format!("{}nothing was written: {why}", no_quorum(view)))
                             .hint("the cluster may have no quorum; `quorate status` shows it"),
                     ),
                 });
@@ -507,7 +509,9 @@ impl Forwarder {
             if Instant::now() >= deadline {
                 // A client of a voter can ask another one, and tries until its own deadline.
                 let code = if self.kind == NodeKind::Replica { Code::Behind } else { Code::Retry };
-                let message = format!("{} is cut off and cannot confirm that it is up to date: {why}", self.node);
+                let node = self.node;
+                let message =
+                    format!("{}{node} is cut off and cannot confirm that it is up to date: {why}", no_quorum(view));
                 return Err(WireError::new(code, message).hint("SET read_level = local reads what is here"));
             }
             self.pause(view, &mut pause, deadline).await;
@@ -553,7 +557,14 @@ impl Forwarder {
     }
 
     async fn wait_applied(&self, view: &ShardView, index: Index, deadline: Instant) -> Result<(), WireError> {
-        match tokio::time::timeout_at(deadline.into(), view.wait_applied(index)).await {
+        if view.applied() >= index {
+            return Ok(());
+        }
+        let waited = tokio::select! {
+            waited = tokio::time::timeout_at(deadline.into(), view.wait_applied(index)) => waited,
+            () = no_room(view) => return Err(self.no_room(view, index)),
+        };
+        match waited {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.unavailable()),
             Err(_) => {
@@ -566,6 +577,15 @@ impl Forwarder {
                     .hint("SET read_level = local reads what is here"))
             }
         }
+    }
+
+    /// What is to be waited for is not applied before there is room on the disk.
+    fn no_room(&self, view: &ShardView, index: Index) -> WireError {
+        let code = if self.kind == NodeKind::Replica { Code::Behind } else { Code::Retry };
+        let (node, applied) = (self.node, view.applied());
+        let message = format!("DiskFull: {node} has applied {applied} of {index} in {} and has no room", view.shard);
+        WireError { sqlstate: Some("53100".into()), ..WireError::new(code, message) }
+            .hint("connect to another node, or make room; SET read_level = local reads what is here")
     }
 
     async fn wait_tokens(&self, view: &ShardView, tokens: &[Token], deadline: Instant) -> Result<(), WireError> {
@@ -661,6 +681,18 @@ impl Forwarder {
         nodes.insert(self.node, me);
         nodes.retain(|node, _| !removed.contains(node));
         nodes.into_values().collect()
+    }
+}
+
+/// The problem's name, where nobody leads as far as this node knows.
+fn no_quorum(view: &ShardView) -> &'static str {
+    if view.leader().node.is_none() { "NoQuorum: " } else { "" }
+}
+
+/// Waits until nothing is applied for want of room.
+async fn no_room(view: &ShardView) {
+    while !view.has_no_room() {
+        tokio::time::sleep(ROOM_EVERY).await;
     }
 }
 

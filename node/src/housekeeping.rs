@@ -28,12 +28,12 @@ use crate::config::Config;
 use crate::driver::{Driver, Failure};
 use crate::forward::Forwarder;
 use crate::peers::Peers;
-use crate::peers::message::Ask;
+use crate::peers::message::{Ask, Reply};
 use crate::proving::Prover;
 use crate::proving::scrub::{self, Party};
 use crate::reporting::NodeReports;
 use crate::store::engine::EngineHandle;
-use crate::store::{free_bytes, used_bytes};
+use crate::store::used_bytes;
 
 const DISK_EVERY: Duration = Duration::from_secs(1);
 const USAGE_EVERY: Duration = Duration::from_secs(10);
@@ -47,6 +47,8 @@ const ELSEWHERE_MAX: u32 = 3;
 const CATALOG_PAUSE: Duration = Duration::from_millis(300);
 /// How long one attempt may take.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
+/// How long another voter may take to say whether it has room.
+const ROOM_WAIT: Duration = Duration::from_millis(500);
 /// How often it is asked whether the engine was found damaged by a read.
 const ENGINE_EVERY: Duration = Duration::from_millis(200);
 /// Rows a scrub looks at before it lets others run, and for how long.
@@ -137,7 +139,7 @@ impl Housekeeping {
                 }
                 measured = Some(Instant::now());
             }
-            if let Ok(free) = free_bytes(&self.directory) {
+            if let Some(free) = self.driver.free_bytes() {
                 self.reports.disk_free.store(free, Ordering::Relaxed);
                 let reserve = self.config.disk_reserve_bytes;
                 // Once low, a little more than the reserve has to be free again.
@@ -155,7 +157,34 @@ impl Housekeeping {
                     }
                 }
             }
+            if self.driver.views().any(|view| view.has_no_room()) {
+                self.leave_to_others().await;
+            }
             tokio::time::sleep(DISK_EVERY).await;
+        }
+    }
+
+    /// A leader that applies nothing for want of room answers nobody: what it leads it hands to a voter that has room.
+    async fn leave_to_others(&self) {
+        let me = self.config.node;
+        let led: Vec<_> = self.driver.views().filter(|view| view.leader().node == Some(me)).collect();
+        let mut room: BTreeMap<NodeId, bool> = BTreeMap::new();
+        for view in led {
+            for member in view.membership().voters.iter().filter(|member| member.node != me) {
+                let has_room = match room.get(&member.node) {
+                    Some(known) => *known,
+                    None => {
+                        let answer = self.peers.ask(member.node, Ask::Report, Instant::now() + ROOM_WAIT).await;
+                        matches!(answer, Ok(Reply::Report(report)) if !report.disk_low)
+                    }
+                };
+                room.insert(member.node, has_room);
+                if has_room {
+                    tracing::warn!(shard = %view.shard, to = %member.node, "DiskFull: hands over leadership");
+                    self.driver.input(view.shard, Input::Transfer { to: Some(member.replica) });
+                    break;
+                }
+            }
         }
     }
 

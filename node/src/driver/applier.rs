@@ -128,10 +128,12 @@ pub(super) fn wait_room(shared: &Shared) {
     if !full() {
         return;
     }
-    tracing::error!("the disk is full; nothing is applied until there is room");
+    tracing::error!("DiskFull: nothing is applied until there is room");
+    shared.views.values().for_each(|view| view.set_no_room(true));
     while full() {
         std::thread::sleep(ROOM_PAUSE);
     }
+    shared.views.values().for_each(|view| view.set_no_room(false));
     tracing::info!("there is room: applies again");
 }
 

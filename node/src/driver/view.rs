@@ -50,6 +50,7 @@ pub struct ShardView {
     chain: Mutex<Applied>,
     is_stopped: AtomicBool,
     unreadable: AtomicBool,
+    no_room: AtomicBool,
     stopped: RwLock<Option<String>>,
 }
 
@@ -74,6 +75,7 @@ impl ShardView {
             chain: Mutex::new(applied.clone()),
             is_stopped: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
+            no_room: AtomicBool::new(false),
             stopped: RwLock::new(None),
         }
     }
@@ -199,6 +201,15 @@ impl ShardView {
 
     pub(crate) fn set_unreadable(&self) {
         self.unreadable.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing is applied because the disk is full.
+    pub fn has_no_room(&self) -> bool {
+        self.no_room.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_no_room(&self, no_room: bool) {
+        self.no_room.store(no_room, Ordering::Release);
     }
 
     pub(crate) fn stop(&self, why: String) {

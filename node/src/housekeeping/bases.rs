@@ -1,10 +1,11 @@
 //! Local bases: when the log has grown by as much as the data, a snapshot of every shard is written and the log is
 //! trimmed behind it.
 //!
-//! On a thread of its own, a piece at a time: after each piece it waits as long as the piece took, so that the log's own
-//! syncs get the disk. The order is what makes it safe: snapshot synced, engine flushed (it must not be behind the log's
-//! base after a crash), protocol told, base record synced, segments removed, the older snapshot removed. After an unclean
-//! stop nothing of this happens until the engine has been looked through: damage in a base could not be healed any more.
+//! On a thread of its own, a piece at a time: after each piece it waits three times as long as the piece took, and no less
+//! than keeps it at [`BYTES_PER_S`], so that the log's own syncs get the disk and writers the processor. The order is what
+//! makes it safe: snapshot synced, engine flushed (it must not be behind the log's base after a crash), protocol told,
+//! base record synced, segments removed, the older snapshot removed. After an unclean stop nothing of this happens until
+//! the engine has been looked through: damage in a base could not be healed any more.
 //!
 //! Retention: the log is not trimmed past a reader (a voter, a replica, one that is being filled) as long as that keeps
 //! at most [`crate::config::Retention::reader_bytes`]; a reader beyond it needs a snapshot. Only a leader knows readers.
@@ -29,8 +30,11 @@ use crate::store::snapshots;
 
 /// How often it looks how far the log has grown.
 const EVERY: Duration = Duration::from_millis(500);
-/// What a piece may cost the disk in a row before others get it.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// The longest pause behind a piece.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// A base is written no faster: bases are rare, and as long as one is written every write is slower. Far more than the
+/// log grows by.
+const BYTES_PER_S: u64 = 24 << 20;
 /// How long a step of the driver may take.
 const DRIVER_WAIT: Duration = Duration::from_secs(30);
 /// A reader that is being filled is remembered so long after it was last heard.
@@ -148,11 +152,12 @@ impl Bases {
             if self.stop.is_cancelled() {
                 return Err(Fatal::new(doing(), "the node is stopping"));
             }
-            let piece = Instant::now();
+            let (piece, before) = (Instant::now(), writer.bytes());
             if let Some(stored) = guarded(|| writer.step())? {
                 break stored;
             }
-            std::thread::sleep(piece.elapsed().min(PAUSE_MAX));
+            let share = Duration::from_micros((writer.bytes() - before) * 1_000_000 / BYTES_PER_S);
+            std::thread::sleep((piece.elapsed() * 3).max(share).min(PAUSE_MAX));
         };
         let (bytes, rows) = (stored.summary().bytes, stored.summary().rows);
         tracing::info!(%shard, %at, bytes, rows, ms = began.elapsed().as_millis() as u64, "wrote a base");

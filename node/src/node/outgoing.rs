@@ -34,7 +34,10 @@ impl Outgoing for NodeOutgoing {
     }
 
     fn free_bytes(&self) -> Option<u64> {
-        crate::store::free_bytes(&self.data).ok()
+        match self.hooks.as_ref().is_some_and(|hooks| hooks.join("full").exists()) {
+            true => Some(0),
+            false => crate::store::free_bytes(&self.data).ok(),
+        }
     }
 
     fn flush(&self) {

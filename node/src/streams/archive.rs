@@ -37,6 +37,8 @@ const ON_ITS_WAY_MS: u64 = 1_000;
 const CONFIRM: Duration = Duration::from_secs(1);
 /// Entries that come in this time are sent together.
 const GATHER: Duration = Duration::from_millis(20);
+/// Pause behind a piece of a snapshot: as long as it took to read and to send, at least and at most this.
+const PIECE_PAUSE: (Duration, Duration) = (Duration::from_millis(8), Duration::from_millis(100));
 
 /// Where a stream is.
 struct At {
@@ -142,6 +144,7 @@ impl NodeStreams {
         let mut offset = 0;
         let mut held: Option<Bytes> = None;
         loop {
+            let began = Instant::now();
             // Rows are read from disk: not on a thread that others wait for.
             let read = tokio::task::spawn_blocking(move || {
                 let piece = source.next_chunk();
@@ -155,6 +158,8 @@ impl NodeStreams {
                 offset += bytes.len() as u64;
                 send(sink, ArchivePart::Snapshot { offset: at, bytes: bytes.into(), last }).await?;
             }
+            // Whoever writes meanwhile is to notice little of it.
+            tokio::time::sleep(began.elapsed().clamp(PIECE_PAUSE.0, PIECE_PAUSE.1)).await;
             match piece {
                 Some(piece) => held = Some(piece),
                 None => return Ok(point_of(&base)),

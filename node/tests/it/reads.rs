@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_shared::client::ClientError;
+use quorate_shared::client::{Client, ClientConfig, ClientError, ResultSet};
 use quorate_shared::error::{Code, WireError};
+use quorate_shared::url::Address;
 
 use crate::proxy::Proxy;
-use crate::support::{Sql, TestCluster, eventually};
+use crate::support::{Sql, TestCluster, TestNode, eventually};
 
-fn refusal(result: Result<quorate_shared::client::ResultSet, ClientError>) -> WireError {
+fn refusal(result: Result<ResultSet, ClientError>) -> WireError {
     match result {
         Err(ClientError::Server(error)) => error,
         other => panic!("not refused: {other:?}"),
@@ -174,4 +175,68 @@ fn the_past_is_read_as_it_was() {
     sql.must("TRUNCATE TABLE t");
     let error = refusal(sql.run(&format!("SELECT * FROM t AS OF TIMESTAMP '{first}'")));
     assert!(error.detail.as_deref().is_some_and(|d| d.contains("emptied since")), "{error:?}");
+}
+
+/// A statement in a session of its own, connecting included, and how long it took.
+fn within(deadline: u64, hosts: &[&TestNode], statement: &str) -> (Result<ResultSet, ClientError>, Duration) {
+    let hosts = hosts.iter().map(|node| Address::new("127.0.0.1", node.port)).collect();
+    let config = ClientConfig { deadline: Duration::from_millis(deadline), ..ClientConfig::new(hosts) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let begun = Instant::now();
+    let result = runtime.block_on(async {
+        let mut client = Client::connect(config).await?;
+        client.run(statement, Vec::new()).await
+    });
+    (result, begun.elapsed())
+}
+
+/// Whoever does not answer: a statement ends by its deadline, connecting included, and says what is wrong.
+#[test]
+fn without_a_quorum_everything_ends_by_its_deadline() {
+    let cluster = TestCluster::started(3, 0);
+    Sql::anywhere(&cluster).must("CREATE TABLE t (id INT PRIMARY KEY)");
+    // They take connections and say nothing; the one that answers is asked last.
+    cluster.nodes[&2].freeze();
+    cluster.nodes[&3].freeze();
+    let hosts = [2, 3, 1].map(|id| &cluster.nodes[&id]);
+    for statement in ["SELECT count(*) FROM t", "SHOW TABLES", "INSERT INTO t VALUES (1)"] {
+        let (result, took) = within(4000, &hosts, statement);
+        let error = refusal(result);
+        assert!(took < Duration::from_secs(6), "{statement}: {took:?}, {error:?}");
+        assert_eq!(error.code, Code::Retry, "{statement}: {error:?}");
+        assert!(error.message.starts_with("NoQuorum: "), "{statement}: {error:?}");
+    }
+}
+
+/// A node whose disk is full applies nothing: what needs that is refused by name at once, what it led is led elsewhere,
+/// and what is here can be read.
+#[test]
+fn a_full_disk_refuses_what_it_cannot_serve_and_leads_nothing() {
+    let cluster = TestCluster::started(3, 0);
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    sql.must("INSERT INTO t VALUES (1)");
+    let full = cluster.settled();
+    cluster.nodes[&full].hang("full");
+    // Committed by the others, and not applied where it was proposed: the next leader answers.
+    sql.must("INSERT INTO t VALUES (2)");
+    eventually("another node leads", || match cluster.settled() {
+        master if master != full => Ok(()),
+        master => Err(format!("n{master} leads")),
+    });
+    sql.must("INSERT INTO t VALUES (3)");
+    assert_eq!(sql.number("SELECT count(*) FROM t"), 3);
+    let (refused, took) = within(2000, &[&cluster.nodes[&full]], "SELECT count(*) FROM t");
+    let error = refusal(refused);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(error.message.starts_with("DiskFull: "), "{error:?}");
+    // Whoever has more time is served elsewhere.
+    let (served, _) = within(20_000, &[&cluster.nodes[&full]], "SELECT count(*) FROM t");
+    assert_eq!(served.unwrap().rows.len(), 1);
+    let mut here = Sql::on(&cluster.nodes[&full]);
+    here.must("SET read_level = local");
+    assert_eq!(here.number("SELECT count(*) FROM t"), 1);
+    cluster.nodes[&full].unhang("full");
+    here.must("SET read_level = linearizable");
+    assert_eq!(here.number("SELECT count(*) FROM t"), 3);
 }
