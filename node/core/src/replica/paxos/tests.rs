@@ -364,6 +364,65 @@ proptest! {
     }
 }
 
+/// Behind a trimmed log: what is here already is only known to be decided, the rest comes from a member's log, and what
+/// is nowhere any more from a snapshot.
+#[test]
+fn who_is_behind_asks_for_what_is_decided_or_for_a_snapshot() {
+    let mut bench = Bench::new();
+    bench.follow(round(2, 3));
+    assert_eq!(bench.paxos.commit_index(), Index::new(0));
+    let three = ReplicaId::new(3);
+    let behind = |base, term, decided| {
+        let (base, decided) = (Index::new(base), Index::new(decided));
+        wire::encode_outside(1, FrameKind::Behind { base, term: Term::new(term), decided }, &[])
+    };
+    let asked = |bench: &mut Bench| {
+        let output = bench.paxos.output(bench.now).unwrap();
+        if let Some((id, records)) = &output.persist {
+            bench.disk.write(records);
+            bench.disk.sync(records.len());
+            bench.paxos.persisted(bench.now, *id).unwrap();
+        }
+        let kinds = output.sends.iter().map(|(_, frame)| wire::decode_head(frame).unwrap().0.kind);
+        let after =
+            kinds.filter_map(|kind| if let FrameKind::Lacking { after } = kind { Some(after.get()) } else { None });
+        (after.collect::<Vec<_>>(), output.needs_snapshot.map(Index::get))
+    };
+    // The entry at the base is here.
+    bench.paxos.receive(0, three, &behind(1, 19, 4)).unwrap();
+    assert_eq!(asked(&mut bench), (vec![1], None));
+    assert_eq!(bench.paxos.commit_index(), Index::new(1));
+    // One that is not what is decided goes; nobody else's answer counts, and none that does not fit.
+    let decided = |after| {
+        let items = [item(33, "x"), item(33, "y")];
+        wire::encode_outside(1, FrameKind::Decided { after: Index::new(after) }, &items)
+    };
+    bench.paxos.receive(0, ReplicaId::new(1), &decided(1)).unwrap();
+    bench.paxos.receive(0, three, &decided(2)).unwrap();
+    assert_eq!((bench.paxos.last_index(), bench.paxos.commit_index()), (Index::new(2), Index::new(1)));
+    bench.paxos.receive(0, three, &decided(1)).unwrap();
+    assert_eq!(asked(&mut bench), (vec![3], None));
+    assert_eq!((bench.paxos.last_index(), bench.paxos.commit_index()), (Index::new(3), Index::new(3)));
+    // What it has it gives.
+    bench.settle();
+    bench.paxos.applied(Index::new(3)).unwrap();
+    let lacking = wire::encode_outside(1, FrameKind::Lacking { after: Index::new(1) }, &[]);
+    bench.paxos.receive(0, three, &lacking).unwrap();
+    let sends = bench.paxos.output(0).unwrap().sends;
+    assert!(sends.iter().any(|(to, frame)| *to == three && *frame == decided(1)), "{sends:?}");
+    // Trimmed, it says so instead.
+    assert!(bench.paxos.compact(Index::new(2), Term::new(33)).unwrap());
+    bench.paxos.receive(0, three, &lacking).unwrap();
+    let sends = bench.paxos.output(0).unwrap().sends;
+    assert!(sends.iter().any(|(to, frame)| *to == three && *frame == behind(2, 33, 3)), "{sends:?}");
+    // Said again, not all the time.
+    bench.paxos.receive(0, three, &behind(9, 99, 9)).unwrap();
+    assert_eq!(asked(&mut bench), (vec![], Some(9)));
+    assert_eq!(asked(&mut bench), (vec![], None));
+    bench.now += Timing::default().election_max;
+    assert_eq!(asked(&mut bench), (vec![], Some(9)));
+}
+
 /// The log has what a follower lacks, and gives it in parts.
 #[test]
 fn a_follower_far_behind_gets_parts() {
