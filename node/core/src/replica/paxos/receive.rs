@@ -211,7 +211,7 @@ impl PaxosReplicator {
             }
             Message::Promise { n, .. } if n.proposer != mine => Verdict::Nonsense,
             Message::Promise { n, .. } if n != promised => Verdict::Late,
-            Message::Promise { .. } => self.check_promise(pid, message, accepted, decided),
+            Message::Promise { .. } => self.check_promise(message, accepted, decided),
             Message::Accepted { n, accepted: theirs } => {
                 if n.proposer != mine || (n == promised && theirs > accepted) {
                     Verdict::Nonsense
@@ -260,7 +260,7 @@ impl PaxosReplicator {
         }
     }
 
-    fn check_promise(&self, pid: u64, message: Message, accepted: u64, decided: u64) -> Verdict {
+    fn check_promise(&self, message: Message, accepted: u64, decided: u64) -> Verdict {
         let Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync } = message else {
             return Verdict::Nonsense;
         };
@@ -271,11 +271,10 @@ impl PaxosReplicator {
         if theirs < self.store.first() {
             return Verdict::Behind;
         }
-        if their_end <= decided {
+        if their_end < decided {
             // It has nothing that is not known; and what it has may not be what is decided (which this replica may know
-            // from elsewhere than its round): it gets everything behind what it knows to be. For that it must not seem to
-            // have accepted in any round that another has: one of its own that never was.
-            let n_accepted = Round { number: 0, proposer: place(pid) };
+            // from elsewhere than its round): it gets everything behind what it knows to be.
+            let n_accepted = Round::default();
             return Verdict::Pass(
                 Message::Promise { n, n_accepted, decided: theirs, accepted: theirs, sync: None },
                 false,
