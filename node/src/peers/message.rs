@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(hex(&ask(Ask::Change { shard, change })), "0702090b010103");
         assert_eq!(hex(&ask(Ask::Membership { shard })), "0702090c01");
         let membership = Membership::of_voters([(ReplicaId::new(1), to)]);
-        let one = format!("010103{}000002", "00".repeat(16));
+        let one = format!("010103{}00000200", "00".repeat(16));
         assert_eq!(hex(&Response { id: 7, body: Reply::Changed(Ok(membership.clone())) }), format!("070800{one}"));
         let known = Reply::Membership { applied: Index::new(5), chain: Hash([0xaa; 32]), membership };
         assert_eq!(hex(&Response { id: 7, body: known }), format!("070905{}{one}", "aa".repeat(32)));
