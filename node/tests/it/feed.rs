@@ -323,7 +323,7 @@ fn readers_behind_the_trimmed_log_are_told_so_by_name() {
     if shell().is_none() {
         return;
     }
-    let cluster = trimming::started(1, 0, 8, "raft");
+    let cluster = trimming::started(1, 0, 8);
     let mut sql = Sql::on(&cluster.nodes[&1]);
     trimming::create(&mut sql);
     trimming::overwrite(&mut sql, 0);

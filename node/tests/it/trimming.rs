@@ -11,9 +11,8 @@ const ROW_BYTES: usize = 2_000;
 const MB: u64 = 1 << 20;
 
 /// Small segments and bases, so that little writing makes the log be trimmed.
-pub fn started(voters: u64, replicas: u64, retention_mb: u64, replicator: &str) -> TestCluster {
+pub fn started(voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
     let mut cluster = TestCluster::new(voters, replicas);
-    (1..=voters).for_each(|id| cluster.node(id).set_flag("--replicator", replicator));
     for node in cluster.nodes.values_mut() {
         node.add_flags(&["--segment-mb", "8", "--base-min-mb", "8", "--retention-mb", &retention_mb.to_string()]);
     }
@@ -77,7 +76,7 @@ fn lose_engine(data: &Path) {
 
 #[test]
 fn the_log_stays_small_under_endless_overwriting_and_survives_restarts() {
-    let mut cluster = started(1, 0, 1024, "raft");
+    let mut cluster = started(1, 0, 1024);
     let mut sql = Sql::on(&cluster.nodes[&1]);
     create(&mut sql);
     overwrite(&mut sql, 0);
@@ -107,7 +106,7 @@ fn the_log_stays_small_under_endless_overwriting_and_survives_restarts() {
 
 #[test]
 fn an_engine_is_rebuilt_from_base_and_log_without_anybody() {
-    let mut cluster = started(1, 0, 1024, "raft");
+    let mut cluster = started(1, 0, 1024);
     let mut sql = Sql::on(&cluster.nodes[&1]);
     create(&mut sql);
     overwrite(&mut sql, 0);
@@ -132,7 +131,7 @@ fn an_engine_is_rebuilt_from_base_and_log_without_anybody() {
 
 #[test]
 fn a_new_and_a_lagging_replica_are_filled_while_writes_go_on() {
-    let mut cluster = started(1, 1, 8, "raft");
+    let mut cluster = started(1, 1, 8);
     let mut sql = Sql::on(&cluster.nodes[&1]);
     create(&mut sql);
     overwrite(&mut sql, 0);
@@ -167,16 +166,7 @@ fn a_new_and_a_lagging_replica_are_filled_while_writes_go_on() {
 
 #[test]
 fn a_voter_behind_the_log_is_filled_and_votes_again() {
-    filled_and_votes_again("raft");
-}
-
-#[test]
-fn a_voter_behind_the_log_is_filled_and_votes_again_under_paxos() {
-    filled_and_votes_again("paxos");
-}
-
-fn filled_and_votes_again(replicator: &str) {
-    let mut cluster = started(3, 0, 8, replicator);
+    let mut cluster = started(3, 0, 8);
     let master = cluster.master();
     let behind = if master == 3 { 2 } else { 3 };
     let mut sql = Sql::on(&cluster.nodes[&master]);
@@ -213,7 +203,7 @@ fn filled_and_votes_again(replicator: &str) {
 
 #[test]
 fn a_voter_with_neither_engine_nor_base_is_filled_by_the_others() {
-    let mut cluster = started(3, 0, 16, "raft");
+    let mut cluster = started(3, 0, 16);
     let mut sql = Sql::anywhere(&cluster);
     create(&mut sql);
     overwrite(&mut sql, 0);
