@@ -2,7 +2,7 @@
 //! trimmed behind it.
 //!
 //! On a thread of its own, a piece at a time: after each piece it waits three times as long as the piece took, and no less
-//! than keeps it at [`BYTES_PER_S`], so that the log's own syncs get the disk and writers the processor. The order is what
+//! than keeps it at `BYTES_PER_S`, so that the log's own syncs get the disk and writers the processor. The order is what
 //! makes it safe: snapshot synced, engine flushed (it must not be behind the log's base after a crash), protocol told,
 //! base record synced, segments removed, the older snapshot removed. After an unclean stop nothing of this happens until
 //! the engine has been looked through: damage in a base could not be healed any more.

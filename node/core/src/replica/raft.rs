@@ -8,7 +8,7 @@
 //!   completion is passed on until the truncation itself is durable.
 //! - **Commit news.** raft-rs tells every follower of every commit at once. Here an append carries it, and a message of
 //!   its own is sent only when nothing more is in flight: half the messages under load, none later when idle.
-//! - **Backpressure.** No more committed entries are taken than [`APPLY_WINDOW_BYTES`] ahead of the applier.
+//! - **Backpressure.** No more committed entries are taken than `APPLY_WINDOW_BYTES` ahead of the applier.
 //! - **Disk progress.** A leader whose own write has not finished for an election timeout hands over and steps down.
 //! - **Snapshots** travel out of band: what raft-rs sends is a marker without data, and a follower that lacks the entry
 //!   it names never gives it to raft-rs but asks for a snapshot; the marker is repeated until the follower is filled.
