@@ -29,6 +29,7 @@ use crate::reporting::NodeReports;
 use crate::router::Router;
 use crate::serve::outbox::row_bytes;
 use crate::serve::{ArchiveNote, Stream, StreamSink, Streams};
+use crate::store::engine::EngineHandle;
 
 /// A reader is told that the stream is alive, and where it stands, so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -39,9 +40,15 @@ const CATCH_UP: Duration = Duration::from_secs(2);
 pub struct NodeStreams {
     forwarder: Arc<Forwarder>,
     reports: Arc<NodeReports>,
-    log: OnceLock<Arc<dyn LogReader>>,
+    source: OnceLock<Source>,
+}
+
+/// What streams are made of, once it is open.
+struct Source {
+    log: Arc<dyn LogReader>,
     /// The log is kept for archives as for other readers.
-    holds: OnceLock<Arc<Holds>>,
+    holds: Arc<Holds>,
+    engine: Arc<EngineHandle>,
 }
 
 /// A table of the catalog, as far as a feed needs it.
@@ -53,18 +60,22 @@ struct Named {
 impl NodeStreams {
     /// Serves nothing yet.
     pub fn new(forwarder: Arc<Forwarder>, reports: Arc<NodeReports>) -> Arc<Self> {
-        Arc::new(Self { forwarder, reports, log: OnceLock::new(), holds: OnceLock::new() })
+        Arc::new(Self { forwarder, reports, source: OnceLock::new() })
     }
 
-    /// The log is open from here on.
-    pub fn serve(&self, log: Arc<dyn LogReader>, holds: Arc<Holds>) {
+    /// Log and engine are open from here on.
+    pub fn serve(&self, log: Arc<dyn LogReader>, holds: Arc<Holds>, engine: Arc<EngineHandle>) {
         // A second opening cannot happen.
-        let _ = (self.log.set(log), self.holds.set(holds));
+        let _ = self.source.set(Source { log, holds, engine });
+    }
+
+    fn source(&self) -> Result<&Source, WireError> {
+        self.source.get().ok_or_else(|| self.forwarder.unavailable())
     }
 
     fn view(&self, shard: ShardId) -> Result<(Arc<ShardView>, &dyn LogReader), WireError> {
         let driver = self.forwarder.driver().ok_or_else(|| self.forwarder.unavailable())?;
-        let log = self.log.get().ok_or_else(|| self.forwarder.unavailable())?;
+        let log = &self.source()?.log;
         let view = driver.view(shard).ok_or_else(|| no_replica(shard))?;
         match view.stopped() {
             Some(why) => Err(stopped(shard, &why)),

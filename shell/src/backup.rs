@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use quorate_shared::archive::{ArchivePart, ArchiveReport};
 use quorate_shared::client::{Client, ClientError, Policy};
+use quorate_shared::error::Code;
 use quorate_shared::ids::{ClusterId, ShardId};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -138,6 +139,15 @@ async fn backup(options: &Options, to: &Path, args: &BackupArgs, paint: Paint) -
     Ok(Exit::Done)
 }
 
+/// Whether a cluster may serve later what it does not serve now.
+fn waits(error: &ClientError) -> bool {
+    match error {
+        ClientError::NoConnection { .. } => true,
+        ClientError::Server(error) => matches!(error.code, Code::Retry | Code::Busy | Code::Redirect),
+        _ => false,
+    }
+}
+
 /// Archives one shard until that is complete; a cluster that is lost is waited for.
 async fn follow(
     options: &Options,
@@ -153,7 +163,7 @@ async fn follow(
         match stream.next().await {
             Ok(ArchivePart::End) => return archiver.borrow_mut().finish(shard),
             Ok(part) => archiver.borrow_mut().take(shard, part)?,
-            Err(error @ ClientError::NoConnection { .. }) if !once => {
+            Err(error) if !once && waits(&error) => {
                 eprintln!("{shard}: {error}; it is tried again");
                 tokio::time::sleep(AGAIN).await;
             }

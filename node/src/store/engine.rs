@@ -105,10 +105,10 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Whether nothing is left to be looked through after an unclean stop. Until then no base may be written of it, since
-    /// the log behind a base goes, and its close is no clean one.
-    pub fn is_checked(&self) -> bool {
-        self.unchecked.load(Ordering::SeqCst) == 0
+    /// Whether nothing is left to be looked through after an unclean stop, and no error was found. Until then nothing that
+    /// is to last may be made of it: no base, since the log behind a base goes, no backup; and its close is no clean one.
+    pub fn is_trusted(&self) -> bool {
+        self.unchecked.load(Ordering::SeqCst) == 0 && !self.distrusted.load(Ordering::SeqCst)
     }
 
     /// One of its shards was looked through, and is whole.
@@ -146,7 +146,7 @@ impl EngineHandle {
         self.flusher.behind().drain_all()?;
         engine.flush()?;
         write_checkpoint(&self.dir, applied)?;
-        match self.is_checked() {
+        match self.is_trusted() {
             true => trust::close(&self.dir, &self.boot, engine),
             // The next start goes on looking.
             false => Ok(()),
@@ -552,7 +552,7 @@ mod tests {
                 distrusted: AtomicBool::new(false),
                 unchecked: AtomicUsize::new(1),
             };
-            assert!(!handle.is_checked());
+            assert!(!handle.is_trusted());
             if unchecked == 0 {
                 handle.checked();
             }

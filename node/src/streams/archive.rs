@@ -3,6 +3,9 @@
 //! What is sent is committed and applied on this node. A [`ArchivePart::Beat`] says up to when everything acknowledged has
 //! been sent: it takes a linearizable read of the shard, so a node that is cut off goes on sending what it has and says
 //! no such thing, and the archive is seen to age.
+//!
+//! Invariant: nothing that comes out of the engine (a base, digests) is sent while the engine is not trusted: after an
+//! unclean stop a base is refused until the engine has been looked through, and digests wait. Entries come from the log.
 
 use std::time::{Duration, Instant};
 
@@ -60,6 +63,9 @@ impl NodeStreams {
         sink: &dyn StreamSink,
     ) -> Result<(), WireError> {
         let (view, log) = self.view(shard)?;
+        if once || after.is_none() {
+            self.trusted(shard)?;
+        }
         let point = match after {
             None => self.send_base(shard, &view, log, sink).await?,
             Some(point) => {
@@ -84,7 +90,7 @@ impl NodeStreams {
             let confirmed = if due { self.confirmed(shard).await } else { None };
             let point = view.applied_point();
             at.send_entries(log, point.index, sink).await?;
-            let done = at.send_mark(&view, goal, sink).await?;
+            let done = self.trusted(shard).is_ok() && at.send_mark(&view, goal, sink).await?;
             if let Some(wall) = confirmed {
                 let until_ms = point.timestamp.ms().max(wall.saturating_sub(ON_ITS_WAY_MS));
                 send(sink, ArchivePart::Beat { index: at.index, until_ms }).await?;
@@ -99,6 +105,16 @@ impl NodeStreams {
             // So that a busy shard's entries come in batches.
             tokio::time::sleep(GATHER).await;
         }
+    }
+
+    /// Refuses what would be made of an engine that may be damaged.
+    fn trusted(&self, shard: ShardId) -> Result<(), WireError> {
+        if self.source()?.engine.is_trusted() {
+            return Ok(());
+        }
+        let message = format!("EngineUnchecked: no backup of {shard} from this node until its engine has been checked");
+        let detail = "it did not stop cleanly; what it stored is being compared with what was applied";
+        Err(WireError::new(Code::Retry, message).detail(detail).hint("seconds per GB; another node serves it at once"))
     }
 
     /// Refuses an archive that goes further than anything committed: what it has behind that was lost with its epoch.

@@ -75,8 +75,8 @@ impl NodeStreams {
             self.write_archive(report.id, None, Some(&desc)).await?;
         }
         self.reports.archives.hear(report);
-        if let Some(holds) = self.holds.get() {
-            report.shards.iter().for_each(|(shard, index)| holds.hold(*shard, report.id, *index));
+        if let Some(source) = self.source.get() {
+            report.shards.iter().for_each(|(shard, index)| source.holds.hold(*shard, report.id, *index));
         }
         Ok(())
     }

@@ -275,6 +275,69 @@ fn a_backup_that_is_not_whole_is_refused_by_name() {
     assert!(text(&output.stderr).contains("no backup and not empty"), "{}", text(&output.stderr));
 }
 
+#[test]
+fn no_backup_is_made_of_an_engine_that_is_still_checked() {
+    if shell().is_none() {
+        return;
+    }
+    let mut cluster = TestCluster::started(1, 0);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, n INT)");
+    insert(&mut sql, 1..=20);
+    let (address, begun) = (cluster.nodes[&1].address(), cluster.path().join("begun"));
+    let backup = |to: &Path| {
+        let output = run(&["backup", "-h", &address, "--to", to.to_str().unwrap(), "--once", "--timeout", "1s"]);
+        (output.status.code().unwrap(), text(&output.stderr))
+    };
+    let (code, said) = backup(&begun);
+    assert_eq!(code, 0, "{said}");
+    insert(&mut sql, 21..=40);
+    cluster.node(1).kill();
+    cluster.nodes[&1].hang("scrub");
+    cluster.node(1).start();
+    cluster.wait_ready();
+
+    // It serves, but neither begins a backup nor ends one: both take something from the engine.
+    let new = cluster.path().join("new");
+    for to in [&new, &begun] {
+        let (code, said) = backup(to);
+        assert!(code == 1 && said.contains("EngineUnchecked: no backup of s"), "{code} {said}");
+    }
+    // One that may take its time gets the log it goes on with, no digest of the engine, and waits for a base.
+    let waits = cluster.path().join("waits");
+    let (waiting, going_on) = (Archiver::start(&cluster, &waits), Archiver::start(&cluster, &begun));
+    archived_until(&begun, now_ms());
+    let snapshots = |dir: &Path| manifest(dir).unwrap()["shards"].as_array().cloned().unwrap_or_default();
+    assert_eq!(snapshots(&waits), Vec::<Json>::new());
+    going_on.stop();
+    let verified = || {
+        let output = run(&["backup", "verify", "--json", "--from", begun.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let summary: Json = serde_json::from_slice(&output.stdout).unwrap();
+        let data = summary["shards"][1].clone();
+        (data["compared_at"].as_u64(), data["archived"].as_u64())
+    };
+    let (compared, archived) = verified();
+    assert!(archived.is_some() && compared < archived, "{compared:?} {archived:?}");
+
+    cluster.nodes[&1].unhang("scrub");
+    insert(&mut Sql::on(&cluster.nodes[&1]), 41..=41);
+    archived_until(&waits, now_ms());
+    waiting.stop();
+    eventually("the backup that was begun ends", || match backup(&begun) {
+        (0, _) => Ok(()),
+        (_, said) => Err(said),
+    });
+    let (compared, archived) = verified();
+    assert_eq!(compared, archived);
+    for dir in [&waits, &begun] {
+        let into = dir.with_extension("restored");
+        restore(dir, &into, &[]).unwrap();
+        let node = Restored::start(&into, 1);
+        assert_eq!(node.sql().number("SELECT sum(n) FROM t"), 861);
+    }
+}
+
 fn hosts(cluster: &TestCluster) -> String {
     cluster.nodes.values().map(TestNode::address).collect::<Vec<_>>().join(",")
 }

@@ -142,7 +142,7 @@ impl TestNode {
         self.log.with_extension("hooks").join(part)
     }
 
-    /// A part of the node hangs from here on: `applier` or `log`; or its disk is `full`.
+    /// A part of the node hangs from here on: `applier`, `log` or `scrub`; or its disk is `full`.
     pub fn hang(&self, part: &str) {
         std::fs::write(self.hook(part), []).unwrap();
     }
