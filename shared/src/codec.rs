@@ -63,7 +63,7 @@ pub enum CodecError {
     #[error("this is not a Quorate node or client: it said {0:?}")]
     Stranger(String),
     /// The other side speaks other versions only.
-    #[error("OtherVersion: it speaks protocol versions {} to {}, this program {} to {}", .0.lowest, .0.highest, Preface::OURS.lowest, Preface::OURS.highest)]
+    #[error("OtherVersion: it speaks {}, this program {}", .0, Preface::OURS)]
     Version(Preface),
     /// Nothing, or not enough, came in time.
     #[error("no handshake within {} ms", .0.as_millis())]
@@ -452,13 +452,9 @@ pub async fn refuse_line<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, erro
             "quorate: this port ({PORT_DEFAULT} by default) speaks the Quorate protocol; connect with `quorate -h HOST:PORT`, \
              HTTP has its own port (--http)\r\n"
         ),
-        CodecError::Version(theirs) => format!(
-            "quorate: refused: OtherVersion: you speak protocol versions {} to {}, this node {} to {}\r\n",
-            theirs.lowest,
-            theirs.highest,
-            Preface::OURS.lowest,
-            Preface::OURS.highest
-        ),
+        CodecError::Version(theirs) => {
+            format!("quorate: refused: OtherVersion: you speak {theirs}, this node {}\r\n", Preface::OURS)
+        }
         CodecError::Io(_) => return,
         other => format!("quorate: refused: {other}\r\n"),
     };

@@ -10,6 +10,8 @@
 //!
 //! Invariants: variants are only ever appended; the bytes of each are fixed by a golden test.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{AdminAction, AdminEvent};
@@ -20,8 +22,9 @@ use crate::ids::{CatalogVersion, ClusterId, Epoch, NodeId, Nonce, SessionId, Sha
 use crate::status::{ClusterStatus, NodeKind};
 use crate::value::{SqlType, Value};
 
-/// The protocol version this build speaks, lowest and highest.
-pub const VERSION: (u16, u16) = (1, 1);
+/// The protocol version this build speaks, lowest and highest. It rises with every build that is handed out and lays out
+/// a message differently: 2 has actions, streams and what the status says of them.
+pub const VERSION: (u16, u16) = (2, 2);
 /// First eight bytes of every connection, each way.
 pub const MAGIC: [u8; 8] = *b"QUORATE\n";
 /// Bytes of a [`Preface`].
@@ -64,6 +67,15 @@ impl Preface {
     pub fn agree(self, other: Preface) -> Option<u16> {
         let version = self.highest.min(other.highest);
         (version >= self.lowest && version >= other.lowest).then_some(version)
+    }
+}
+
+impl fmt::Display for Preface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lowest == self.highest {
+            true => write!(f, "protocol version {}", self.lowest),
+            false => write!(f, "protocol versions {} to {}", self.lowest, self.highest),
+        }
     }
 }
 

@@ -86,12 +86,15 @@ impl Collector {
             ClientError::NoConnection { tried } if !tried.is_empty() => tried.clone(),
             other => self.options.hosts.iter().map(|h| (h.to_string(), other.to_string())).collect(),
         };
-        let problem = |(address, _): &(String, String)| Problem {
-            name: "NodeUnreachable".to_owned(),
-            severity: Verdict::Critical,
-            subject: address.clone(),
-            since: taken_at.clone(),
-            hint: format!("check that a node runs at {address} and can be reached from here"),
+        let problem = |(address, why): &(String, String)| {
+            let (name, hint) = match why.strip_prefix("OtherVersion: ") {
+                Some(why) => ("VersionSkew", format!("a node answers at {address}, but {why}")),
+                None => {
+                    ("NodeUnreachable", format!("check that a node runs at {address} and can be reached from here"))
+                }
+            };
+            let (name, subject, since) = (name.to_owned(), address.clone(), taken_at.clone());
+            Problem { name, severity: Verdict::Critical, subject, since, hint }
         };
         let gone = |id: &str, addr: &str, kind| NodeStatus {
             id: id.to_owned(),

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use quorate_shared::codec::CodecError;
 use quorate_shared::error::WireError;
 use quorate_shared::limits::FRAME_BYTES_MAX;
 use quorate_shared::wire::{Greeting, Hello, PREFACE_BYTES, PeerHello, Preface};
@@ -126,11 +127,7 @@ async fn handshake(address: &str, hello: &PeerHello) -> Result<(TcpStream, Bytes
     stream.read_exact(&mut theirs).await?;
     let theirs = Preface::decode(&theirs).ok_or_else(|| invalid("something that is not Quorate answers there"))?;
     if Preface::OURS.agree(theirs).is_none() {
-        return Err(invalid(format!(
-            "OtherVersion: it speaks protocol versions {} to {}",
-            theirs.lowest, theirs.highest
-        ))
-        .into());
+        return Err(invalid(CodecError::Version(theirs).to_string()).into());
     }
     let mut buffer = BytesMut::new();
     match read(&mut stream, &mut buffer).await? {

@@ -7,7 +7,7 @@ use crate::codec::{self, CodecError, Connection};
 use crate::error::WireError;
 use crate::ids::{NodeId, SessionId};
 use crate::status::NodeKind;
-use crate::wire::{ClientFrame, ClientHello, Greeting, Hello, Request, Response, ServerFrame, Welcome};
+use crate::wire::{ClientFrame, ClientHello, Greeting, Hello, Preface, Request, Response, ServerFrame, Welcome};
 
 /// A node that says nothing for so long while a request runs is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(2);
@@ -78,6 +78,10 @@ fn plain(error: &CodecError) -> String {
             ErrorKind::TimedOut => "no answer".into(),
             _ => io.to_string(),
         },
+        CodecError::Version(theirs) if theirs.highest < Preface::OURS.lowest => {
+            format!("{error}; it is older: use the quorate that came with it, or upgrade the node")
+        }
+        CodecError::Version(_) => format!("{error}; it is newer: use the quorate that came with it"),
         CodecError::Slow(timeout) => format!("no answer within {} ms", timeout.as_millis()),
         other => other.to_string(),
     }

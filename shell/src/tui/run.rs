@@ -215,7 +215,8 @@ async fn take_pictures(config: ClientConfig, tx: mpsc::Sender<Msg>, mut on: watc
             }
             Ok(Err(error)) => {
                 client = None;
-                Msg::Picture(Err(format!("no node answers: {error}")))
+                // Which also says who answered, and could not be understood.
+                Msg::Picture(Err(error.to_string()))
             }
             Err(_) => {
                 client = None;

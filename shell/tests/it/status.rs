@@ -1,6 +1,10 @@
 //! `quorate status` answers people, programs and monitoring.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
 use quorate_shared::status::Verdict;
+use quorate_shared::wire::Preface;
 
 use crate::server::Server;
 use crate::{program, run};
@@ -32,6 +36,33 @@ fn json_is_one_document_also_with_nobody_there() {
     assert_eq!(picture["verdict"], "unknown");
     assert_eq!(picture["nodes"][1]["addr"], "127.0.0.1:2");
     assert_eq!(picture["nodes"][1]["reachable"], false);
+}
+
+#[test]
+fn a_node_of_another_version_is_not_a_missing_node() {
+    let ours = Preface::OURS;
+    for (theirs, advice) in [(ours.lowest - 1, "it is older: "), (ours.highest + 1, "it is newer: ")] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = listener.local_addr().expect("an address").to_string();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                // Whoever has gone again is none of its business.
+                let _ = stream.write_all(&Preface { lowest: theirs, highest: theirs }.encode());
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let found = format!("it speaks protocol version {theirs}, this program protocol version {}", ours.highest);
+        for line in [&["-e", "SELECT 1"][..], &["bench"], &["feed", "--table", "t"]] {
+            let ended = run(&[line, &["-h", &host]].concat());
+            assert_eq!(ended.code, Some(3), "{}", ended.err);
+            assert!(ended.err.contains(&found) && ended.err.contains(advice), "{line:?}: {}", ended.err);
+        }
+        let ended = run(&["status", "-h", &host]);
+        assert_eq!(ended.code, Some(3));
+        assert!(ended.out.contains("VersionSkew") && ended.out.contains(&found), "{}", ended.out);
+        assert!(!ended.out.contains("NodeUnreachable"), "{}", ended.out);
+    }
 }
 
 #[test]
