@@ -36,9 +36,6 @@ pub struct Args {
     /// Where, as a URL.
     #[arg(help = "Where: quorate://[USER@]HOST[:PORT][,HOST...][/DATABASE][?SETTING=VALUE&...]")]
     pub url: Option<String>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub connection: ConnectionArgs,
     /// Run these statements and end; repeatable
     #[arg(short = 'e', long = "execute", visible_short_alias = 'c', visible_alias = "command", value_name = "SQL")]
     pub execute: Vec<String>,
@@ -63,6 +60,10 @@ pub struct Args {
     /// Print help
     #[arg(long, action = ArgAction::Help, global = true)]
     pub help: Option<bool>,
+    // Last: its heading holds for what follows.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
     #[allow(missing_docs)]
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -350,13 +351,15 @@ pub enum Parsed {
 
 /// Reads a command line, program name included.
 pub fn parse(line: &[OsString]) -> Parsed {
-    let result = Args::command().try_get_matches_from(line).and_then(|matches| {
+    let mut command = command();
+    let result = command.try_get_matches_from_mut(line).and_then(|matches| {
         let mut args = Args::from_arg_matches(&matches)?;
         args.inputs = in_order(&matches, &args);
-        Ok(args)
+        let useless = useless(&command, &matches);
+        Ok((args, useless))
     });
     match result {
-        Ok(args) => match misplaced(&args) {
+        Ok((args, useless)) => match useless.or_else(|| misplaced(&args)) {
             None => Parsed::Run(Box::new(args)),
             Some(why) => {
                 Parsed::Mistake(format!("error: {why}\n\nFor more information, try '--help'.\n"), usage_code(line))
@@ -365,6 +368,57 @@ pub fn parse(line: &[OsString]) -> Parsed {
         Err(e) if !e.use_stderr() => Parsed::Print(e.to_string()),
         Err(e) => Parsed::Mistake(e.to_string(), usage_code(line)),
     }
+}
+
+/// Options of [`ConnectionArgs`] that a command has no use for: they are not in its help, and refused.
+fn unused(path: &[&str]) -> &'static [&'static str] {
+    match path {
+        ["demo" | "restore", ..] | ["backup", "verify"] => {
+            &["host", "port", "database", "user", "timeout", "read_only", "read_level", "config"]
+        }
+        ["status" | "admin" | "verify" | "anchor" | "backup", ..] => &["database", "read_only", "read_level"],
+        ["feed", ..] => &["read_only", "read_level"],
+        ["top" | "bench", ..] => &["read_only"],
+        _ => &[],
+    }
+}
+
+/// The command line's definition; what a command has no use for is not in its help.
+fn command() -> clap::Command {
+    let root = Args::command();
+    let options: Vec<clap::Arg> = root.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    hide_unused(root, &options, &[])
+}
+
+fn hide_unused(mut command: clap::Command, options: &[clap::Arg], path: &[&str]) -> clap::Command {
+    let hidden = options.iter().filter(|arg| unused(path).contains(&arg.get_id().as_str()));
+    command = command.args(hidden.map(|arg| arg.clone().hide(true)));
+    let below: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    for name in below {
+        let path = [path, &[&name]].concat();
+        command = command.mut_subcommand(&name, |below| hide_unused(below, options, &path));
+    }
+    command
+}
+
+/// What was given although the command has no use for it: nobody is to believe that it counts.
+fn useless(command: &clap::Command, matches: &clap::ArgMatches) -> Option<String> {
+    let (mut path, mut leaf) = (Vec::new(), matches);
+    while let Some((name, below)) = leaf.subcommand() {
+        path.push(name);
+        leaf = below;
+    }
+    let given =
+        |matches: &clap::ArgMatches, id: &str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+    let own = |arg: &&clap::Arg| !arg.is_global_set() && !path.is_empty();
+    let of_sql = command.get_arguments().filter(own).map(|arg| arg.get_id().as_str());
+    // A URL may stand before a command that connects.
+    let connects = !unused(&path).contains(&"host");
+    let of_sql = of_sql.filter(|id| given(matches, id) && !(connects && *id == "url"));
+    let id = unused(&path).iter().copied().find(|id| given(leaf, id)).or_else(|| of_sql.last())?;
+    let option = command.get_arguments().find(|arg| arg.get_id() == id)?;
+    let name = option.get_long().map_or("a URL".to_owned(), |long| format!("--{long}"));
+    Some(format!("{name} means nothing to 'quorate {}'", path.join(" ")))
 }
 
 /// `status` answers monitoring: a usage error is *unknown* there.
@@ -493,7 +547,43 @@ mod tests {
 
     #[test]
     fn the_definition_holds_together() {
-        Args::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_command_has_no_use_for_is_neither_shown_nor_taken() {
+        let help = |line: &[&str]| match parse(&with_name(&[line, &["--help"]].concat())) {
+            Parsed::Print(text) => text,
+            other => panic!("{line:?}: {other:?}"),
+        };
+        for (line, absent, there) in [
+            (&["restore"][..], "Connection:", "--into"),
+            (&["demo"], "--host", "--load"),
+            (&["backup", "verify"], "Connection:", "--from"),
+            (&["backup"], "--database", "--host"),
+            (&["admin", "switchover"], "--read-level", "--timeout"),
+            (&["status"], "--read-only", "--user"),
+            (&["feed"], "--read-only", "--database"),
+            (&["top"], "--read-only", "--read-level"),
+            (&[], "nothing is hidden from statements", "--read-only"),
+        ] {
+            let help = help(line);
+            assert!(!help.contains(absent) && help.contains(there), "{line:?}: {help}");
+        }
+        for (line, said) in [
+            (&["restore", "--from", "a", "--into", "b", "-h", "c"][..], "--host means nothing to 'quorate restore'"),
+            (&["-d", "a", "status"], "--database means nothing to 'quorate status'"),
+            (&["--read-only", "admin", "scrub"], "--read-only means nothing to 'quorate admin scrub'"),
+            (&["backup", "verify", "--from", "a", "-p", "1"], "--port means nothing to 'quorate backup verify'"),
+            (&["-e", "SELECT 1", "status"], "--execute means nothing to 'quorate status'"),
+            (&["quorate://a", "demo"], "a URL means nothing to 'quorate demo'"),
+        ] {
+            let (text, code) = mistake(line);
+            assert!(text.contains(said), "{line:?}: {text}");
+            assert_eq!(code, if said.ends_with("status'") { 3 } else { 2 });
+        }
+        assert!(run(&["quorate://a", "status"]).url.is_some());
+        assert_eq!(run(&["backup", "--to", "x", "-h", "a"]).connection.host.as_deref(), Some("a"));
     }
 
     #[test]

@@ -357,11 +357,12 @@ fn changes_cluster(id: Id) -> bool {
 /// Why a key that changes the cluster means nothing for the selected node.
 pub fn not_for_selected(model: &Model, key: &KeyEvent) -> Option<String> {
     let action = ACTIONS.iter().find(|a| changes_cluster(a.id) && (a.matches)(key))?;
-    let (is, wanted) = match selected(model)? {
-        NodeKind::Voter => ("voter", "replica"),
-        NodeKind::Replica => ("replica", "voter"),
+    let wanted = match selected(model)? {
+        NodeKind::Voter => "replica",
+        NodeKind::Replica => "voter",
     };
-    Some(format!("{} ({}) is for a {wanted}; a {is} is selected", action.keys, action.label))
+    // It fits a screen of 40 columns.
+    Some(format!("{} ({}) is for a {wanted}", action.keys, action.label))
 }
 
 /// Which action a key means now, if any.

@@ -217,7 +217,7 @@ fn without_any_node_the_last_picture_stays_and_says_that_it_is_stale() {
     let mut model = running((80, 24), false);
     for at in [61_000, 62_000, 68_000] {
         update(&mut model, Msg::Tick(at));
-        update(&mut model, Msg::Picture(Err("no node answers: 127.0.0.1:7411: connection refused".into())));
+        update(&mut model, Msg::Picture(Err("no connection: 127.0.0.1:7411: connection refused".into())));
     }
     let shown = screen(&model);
     assert!(shown.contains("STALE 8.0 s"), "{shown}");
@@ -231,7 +231,7 @@ fn without_any_node_the_last_picture_stays_and_says_that_it_is_stale() {
 fn before_the_first_picture_it_says_why_there_is_none() {
     let mut model = model_of((80, 24), true);
     insta::assert_snapshot!("connecting", screen(&model));
-    update(&mut model, Msg::Picture(Err("no node answers: 127.0.0.1:7411: connection refused".into())));
+    update(&mut model, Msg::Picture(Err("no connection: 127.0.0.1:7411: connection refused".into())));
     insta::assert_snapshot!("connecting_failed", screen(&model));
 }
 
@@ -339,6 +339,31 @@ fn what_cannot_be_taken_back_wants_its_own_key() {
     update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(refused))));
     assert_eq!(key(&mut model, KeyCode::Char('y')), []);
     assert!(screen(&model).contains("✗ refused: LastVoter"));
+}
+
+#[test]
+fn on_a_small_screen_a_change_still_says_how_to_begin_and_leave_it() {
+    let mut model = running((40, 12), false);
+    for _ in 0..3 {
+        key(&mut model, KeyCode::Down);
+    }
+    key(&mut model, KeyCode::Char('P'));
+    let plan = AdminPlan {
+        title: "make n4 the first voter of epoch 2".into(),
+        warnings: vec!["up to 12 acknowledged entries of s1 that only n1 has are lost".into()],
+        steps: vec!["n4 begins epoch 2 and restarts in place".into(), "verify".into()],
+        ..AdminPlan::default()
+    };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(plan.clone()))));
+    insta::assert_snapshot!("small_action", screen(&model));
+    // More than the screen holds: there are keys for that too.
+    let long = AdminPlan { steps: vec!["one of many".into(); 12], ..plan };
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(long.clone()))));
+    assert!(screen(&model).contains("└ Up Down more y: no way back; Esc ─"), "{}", screen(&model));
+    key(&mut model, KeyCode::Esc);
+    key(&mut model, KeyCode::Char('V'));
+    update(&mut model, Msg::Admin(Box::new(AdminEvent::Plan(long))));
+    assert!(screen(&model).contains("└ Up Down more y does it; Esc ─"), "{}", screen(&model));
 }
 
 #[test]

@@ -31,8 +31,9 @@ fn room(area: Rect) -> usize {
     usize::from(area.width.min(WIDTH).saturating_sub(4))
 }
 
-/// Draws lines in a box in the middle, at most as large as the screen; what it ends with stands on its frame.
-fn boxed(frame: &mut Frame, theme: &Theme, area: Rect, title: &str, lines: Vec<Line<'_>>, scroll: u16, below: &str) {
+/// Draws lines in a box in the middle, at most as large as the screen. What its keys do stands on its frame: the first of
+/// `below` that fits there.
+fn boxed(frame: &mut Frame, theme: &Theme, area: Rect, title: &str, lines: Vec<Line<'_>>, scroll: u16, below: &[&str]) {
     let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
     let [row] = Layout::vertical([Constraint::Length(height.min(area.height))]).flex(Flex::Center).areas(area);
     let [cell] = Layout::horizontal([Constraint::Length(WIDTH.min(area.width))]).flex(Flex::Center).areas(row);
@@ -40,6 +41,8 @@ fn boxed(frame: &mut Frame, theme: &Theme, area: Rect, title: &str, lines: Vec<L
     let mut block = Block::bordered().title(format!(" {title} ")).border_style(theme.accent());
     block = block.padding(Padding::horizontal(1));
     let more = if hidden > 0 { "Up Down more " } else { "" };
+    let fits = |below: &&&str| text::width(more) + text::width(below) + 4 <= usize::from(cell.width);
+    let below = below.iter().find(fits).or(below.last()).copied().unwrap_or_default();
     let below = [more, below].concat();
     if !below.is_empty() {
         block = block.title_bottom(Span::styled(format!(" {} ", below.trim()), theme.head()));
@@ -71,7 +74,7 @@ fn help(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
     lines.push(Line::default());
     let legend = "- is not known; ≥ is at least; a gap in a trend is a time without news.";
     lines.extend(hanging(Span::raw(""), legend, theme.dim(), room(area)));
-    boxed(frame, theme, area, "Help", lines, model.scroll, "");
+    boxed(frame, theme, area, "Help", lines, model.scroll, &[]);
 }
 
 /// Everything known about the selected node.
@@ -114,7 +117,7 @@ fn node(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
             ));
         }
     }
-    boxed(frame, theme, area, &node.id, lines, 0, "");
+    boxed(frame, theme, area, &node.id, lines, 0, &[]);
 }
 
 /// A change of the cluster: what stands against it and what will be done, then how it goes.
@@ -138,7 +141,7 @@ fn action(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
             }
         }
     }
-    let mut below = "";
+    let mut below: &[&str] = &[];
     match &doing.end {
         Some(Ok(outcome)) => {
             let (glyph, verdict) = if outcome.done { ("● ", Verdict::Ok) } else { ("✗ ", Verdict::Critical) };
@@ -148,8 +151,10 @@ fn action(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
             }));
         }
         Some(Err(why)) => lines.extend(remark("✗ ", Verdict::Critical, why)),
-        None if doing.can_begin() && doing.danger => below = "y does it: no way back; Esc leaves it",
-        None if doing.can_begin() => below = "Enter or y does it, Esc leaves it",
+        None if doing.can_begin() && doing.danger => {
+            below = &["y does it: no way back; Esc leaves it", "y: no way back; Esc"];
+        }
+        None if doing.can_begin() => below = &["Enter or y does it, Esc leaves it", "y does it; Esc"],
         None => {}
     }
     // Once it has begun its end is what counts.
