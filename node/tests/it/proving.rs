@@ -148,6 +148,85 @@ fn a_directory_is_verified_offline_and_a_flipped_bit_is_named_and_healed() {
     }
 }
 
+/// Copies a directory without directories in it that matter, over what is there.
+fn copy_files(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap().flatten().map(|item| item.path()).filter(|path| path.is_file()) {
+        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn damage_that_only_a_read_meets_has_the_engine_rebuilt_and_named() {
+    let mut cluster = TestCluster::started(1, 1);
+    let mut sql = Sql::anywhere(&cluster);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY, name TEXT, rest TEXT)");
+    for from in (0..8000).step_by(500) {
+        let rest = "x".repeat(400);
+        let values: Vec<String> = (from..from + 500).map(|i| format!("({i}, 'row {i}', '{rest}')")).collect();
+        sql.must(&format!("INSERT INTO t VALUES {}", values.join(", ")));
+    }
+    // Many segments of the engine's file, all but the last written before the last opening: the next does not read them.
+    for _ in 0..2 {
+        eventually("the replica catches up", || cluster.nodes[&2].caught_up(&cluster.nodes[&1]));
+        assert_eq!(cluster.node(2).terminate(), Some(0));
+        cluster.node(2).start();
+        cluster.wait_ready();
+    }
+    assert_eq!(cluster.node(2).terminate(), Some(0));
+    let data = cluster.nodes[&2].data.clone();
+    let (whole, engine) = (cluster.path().join("whole"), data.join("engine"));
+    fs::create_dir(&whole).unwrap();
+    copy_files(&engine, &whole);
+    let mark = fs::read(data.join("engine.trust")).unwrap();
+    // As if the engine were too large to be compared with its seal at the start.
+    fs::remove_file(data.join("engine.seal")).unwrap();
+    let bytes = fs::read(whole.join("db")).unwrap();
+    let copies: Vec<usize> = (0..bytes.len() - 8).filter(|at| bytes[*at..].starts_with(b"row 777x")).collect();
+    let read = |cluster: &TestCluster| {
+        let mut local = Sql::on(&cluster.nodes[&2]);
+        local.run("SET read_level = local").map_err(|e| e.to_string())?;
+        let result = local.run("SELECT name FROM t WHERE id = 777").map_err(|e| e.to_string())?;
+        result.rows.first().map(|row| row[0].to_string()).ok_or("the row is not there".to_owned())
+    };
+    // Most copies are of earlier states, which nobody reads, or in the last segment, which the start reads.
+    let met = copies.iter().rev().any(|at| {
+        let mut damaged = bytes.clone();
+        damaged[*at] ^= 8;
+        fs::remove_dir_all(&engine).unwrap();
+        fs::create_dir(&engine).unwrap();
+        copy_files(&whole, &engine);
+        fs::write(engine.join("db"), damaged).unwrap();
+        fs::write(data.join("engine.trust"), &mark).unwrap();
+        let before = cluster.nodes[&2].log_text().len();
+        cluster.node(2).start();
+        cluster.wait_ready();
+        let told = |cluster: &TestCluster| cluster.nodes[&2].log_text()[before..].contains("the engine is damaged");
+        let opened = !cluster.nodes[&2].log_text()[before..].contains("EngineRebuilt") && !told(&cluster);
+        match read(&cluster) {
+            Ok(name) if !opened || !told(&cluster) => {
+                assert_eq!(name, "row 777");
+                assert_eq!(cluster.node(2).terminate(), Some(0));
+                // A seal is of what was closed last.
+                fs::remove_file(data.join("engine.seal")).unwrap();
+                false
+            }
+            _ => {
+                eventually("the engine is distrusted", || if told(&cluster) { Ok(()) } else { Err("not yet".into()) });
+                true
+            }
+        }
+    });
+    assert!(met, "no copy of {} is met by the read alone", copies.len());
+    let named = |asked: u64| {
+        let status = cluster.nodes[&asked].status()?;
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let one = problems.iter().any(|p| p["name"] == "EngineRebuilt" && p["subject"] == "n2");
+        if one { Ok(()) } else { Err(status["problems"].to_string()) }
+    };
+    eventually("everybody names it", || named(1).and_then(|()| named(2)));
+    assert_eq!(eventually("it heals", || read(&cluster)), "row 777");
+}
+
 /// Rewrites a row in the engine of a node that does not run, as no entry of its log ever did: checksums, seal and chain
 /// are right, the row is not.
 fn forge(node: &TestNode, old: &str, new: &str) {
