@@ -420,6 +420,7 @@ impl Replicator for PaxosReplicator {
         }
         self.next_tick = self.timing.after_tick(self.next_tick, now);
         self.tick_links(now);
+        self.ask_again(now);
         self.look_around(now);
         self.handing_over = self.handing_over.filter(|h| now < h.until);
         self.met |= self.links.values().filter(|l| l.is_open()).count() >= self.others_needed();
@@ -472,10 +473,11 @@ impl Replicator for PaxosReplicator {
         Ok(())
     }
 
-    fn persisted(&mut self, _: Now, id: PersistId) -> Result<(), Fatal> {
+    fn persisted(&mut self, now: Now, id: PersistId) -> Result<(), Fatal> {
         if let (true, Some(last)) = self.writes.finish(id) {
             self.store.set_durable(last);
         }
+        self.ask_on(now);
         Ok(())
     }
 

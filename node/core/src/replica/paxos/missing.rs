@@ -27,8 +27,12 @@ use crate::replica::{Now, Output};
 pub(super) struct Missing {
     /// Who was asked, and when.
     asked: Option<(ReplicaId, Now)>,
+    /// Who is asked for more as soon as what it gave is durable.
+    next: Option<ReplicaId>,
     /// The log of the others begins here, behind the end of this one; when to say so next.
     snapshot: Option<(Index, Now)>,
+    /// What was decided here when that was looked at, and since when it is.
+    still: (Index, Now),
 }
 
 impl PaxosReplicator {
@@ -64,6 +68,23 @@ impl PaxosReplicator {
             self.ask(now, from);
         }
         Ok(())
+    }
+
+    /// Nothing more gets decided here while others have applied more: something was lost on the way, whatever it was.
+    pub(super) fn ask_again(&mut self, now: Now) {
+        let decided = self.store.paxos().decided;
+        let (before, since) = self.missing.still;
+        if before != decided {
+            self.missing.still = (decided, now);
+        } else if now.saturating_sub(since) > self.timing.election_max {
+            let lately = |l: &super::Link| now.saturating_sub(l.heard) <= self.timing.election_max;
+            let more = self.links.iter().filter(|(_, link)| link.applied > decided && lately(link));
+            let furthest = more.max_by_key(|(_, link)| link.applied).map(|(pid, _)| *pid);
+            self.missing.still.1 = now;
+            if let Some(whom) = furthest.and_then(|pid| self.replica_at(pid)) {
+                self.ask(now, whom);
+            }
+        }
     }
 
     /// Asks a replica that has more, now and then.
@@ -116,8 +137,17 @@ impl PaxosReplicator {
             self.writes.cut(cut);
         }
         self.begin(now, Arc::clone(&self.membership))?;
-        self.ask(now, from);
+        self.missing.next = Some(from);
         Ok(())
+    }
+
+    /// A part is durable: the next one. So no more waits in memory than one.
+    pub(super) fn ask_on(&mut self, now: Now) {
+        if self.store.durable() == self.store.last()
+            && let Some(whom) = self.missing.next.take()
+        {
+            self.ask(now, whom);
+        }
     }
 
     /// Says that a snapshot is needed, until there is one.

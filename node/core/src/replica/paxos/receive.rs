@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 
 use quorate_shared::ids::ReplicaId;
 
+use super::storage::SYNC_BYTES;
 use super::wire::{self, FrameKind, Message};
 use super::{Now, PaxosReplicator};
 use crate::error::Fatal;
@@ -28,6 +29,8 @@ enum Verdict {
     Gap,
     /// Its sender lacks what this log cannot give it here.
     Behind,
+    /// This replica lacks what its sender knows to be decided.
+    Lacking,
 }
 
 impl PaxosReplicator {
@@ -123,8 +126,24 @@ impl PaxosReplicator {
             Message::Heartbeat { .. } if self.disk_hangs(now) => return Ok(()),
             _ => {}
         }
-        let verdict = self.check(pid, message);
+        let verdict = if self.is_far_behind(&message)? { Verdict::Behind } else { self.check(pid, message) };
         self.judge(now, pid, verdict)
+    }
+
+    /// Its sender lacks more of what is decided than one message should carry: it gets that in parts first.
+    fn is_far_behind(&self, message: &Message) -> Result<bool, Fatal> {
+        let has = match message {
+            Message::Prepare { decided, .. } => *decided,
+            Message::Promise { n, n_accepted, accepted, .. } if n_accepted == n => *accepted,
+            Message::Promise { decided, .. } => *decided,
+            _ => return Ok(false),
+        };
+        let decided = self.decided();
+        if has >= decided || has < self.store.first() {
+            return Ok(has < decided);
+        }
+        let entries = self.store.entries(self.index(has).next(), self.index(decided).next(), SYNC_BYTES)?;
+        Ok(has + (entries.len() as u64) < decided)
     }
 
     fn judge(&mut self, now: Now, pid: u64, verdict: Verdict) -> Result<(), Fatal> {
@@ -138,13 +157,17 @@ impl PaxosReplicator {
                     self.tell_behind(to);
                 }
             }
+            Verdict::Lacking => {
+                if let Some(whom) = self.replica_at(pid) {
+                    self.ask(now, whom);
+                }
+            }
         }
         Ok(())
     }
 
     /// The library gets a message.
     fn pass(&mut self, now: Now, pid: u64, message: Message, in_sequence: bool) -> Result<(), Fatal> {
-        let for_follower = matches!(message, Message::Promise { .. });
         let sync = matches!(message, Message::AcceptSync { .. });
         let counter = if in_sequence { self.counter + 1 } else { 1 };
         if in_sequence {
@@ -156,13 +179,18 @@ impl PaxosReplicator {
         if let Message::Accepted { accepted, .. } = message {
             self.streams.note_accepted(pid, accepted);
         }
+        // What the library gives a follower is read when it is to leave.
+        let for_follower = matches!(message, Message::Promise { .. });
+        if let (Message::Promise { decided, .. }, Some(link)) = (&message, self.links.get_mut(&pid)) {
+            link.decided = *decided;
+        }
         let Some(message) = message.library(self.configuration, pid, self.pid, counter) else {
             self.dropped += 1;
             return Ok(());
         };
-        self.store.part_is_enough(for_follower);
+        self.store.give_suffixes(!for_follower);
         self.run(now, "receive a message", |library| library.handle_incoming(message))?;
-        self.store.part_is_enough(false);
+        self.store.give_suffixes(true);
         if sync && self.library.get_current_leader() == Some((pid, true)) {
             self.counter = 1;
         }
@@ -260,6 +288,8 @@ impl PaxosReplicator {
         }
     }
 
+    /// The library takes the log of the highest round among a majority, and sends what a follower lacks behind what it
+    /// takes both to have.
     fn check_promise(&self, message: Message, accepted: u64, decided: u64) -> Verdict {
         let Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync } = message else {
             return Verdict::Nonsense;
@@ -271,26 +301,38 @@ impl PaxosReplicator {
         if theirs < self.store.first() {
             return Verdict::Behind;
         }
-        if their_end < decided {
-            // It has nothing that is not known; and what it has may not be what is decided (which this replica may know
-            // from elsewhere than its round): it gets everything behind what it knows to be.
-            let n_accepted = Round::default();
-            return Verdict::Pass(
-                Message::Promise { n, n_accepted, decided: theirs, accepted: theirs, sync: None },
-                false,
-            );
-        }
-        let sync = match sync {
-            None => None,
-            Some(sync) if sync.at > accepted || sync.end() != their_end => return Verdict::Nonsense,
-            Some(mut sync) => {
-                if !sync.begin_at(decided) {
-                    return Verdict::Nonsense;
-                }
-                Some(sync)
-            }
+        let pass = |n_accepted, their_end, sync| {
+            Verdict::Pass(Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync }, false)
         };
-        Verdict::Pass(Message::Promise { n, n_accepted, decided: theirs, accepted: their_end, sync }, false)
+        if self.library.get_current_leader() == Some((self.pid, true)) {
+            // The log of this round is made: what the follower has counts only for where it begins to lack.
+            return match () {
+                () if n_accepted == n && their_end > accepted => Verdict::Nonsense,
+                () if theirs > accepted => Verdict::Lacking,
+                () => pass(n_accepted, their_end, None),
+            };
+        }
+        let mine = self.store.paxos().accepted;
+        if n_accepted > mine && their_end < decided {
+            // Of a higher round, but it ends before what this replica knows, from elsewhere than its own round, to be
+            // decided; then another of the majority has accepted that in a round that is higher still. It counts as one
+            // that has nothing new.
+            return pass(Round::default(), theirs, None);
+        }
+        match sync {
+            None if n_accepted > mine || (n_accepted == mine && their_end > accepted) => Verdict::Nonsense,
+            // More is decided than this log has, and none of it comes with the promise.
+            None if theirs > accepted => Verdict::Lacking,
+            None => pass(n_accepted, their_end, None),
+            Some(sync) if sync.at > accepted || sync.end() != their_end => Verdict::Nonsense,
+            Some(mut sync) => {
+                if sync.begin_at(decided) {
+                    pass(n_accepted, their_end, Some(sync))
+                } else {
+                    Verdict::Nonsense
+                }
+            }
+        }
     }
 
     fn is_round(&self, n: Round) -> bool {

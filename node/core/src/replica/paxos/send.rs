@@ -6,8 +6,8 @@
 
 use omnipaxos::messages::Message as LibraryMessage;
 
-use super::storage::{SYNC_BYTES, item};
-use super::wire::{self, Message, Stop};
+use super::storage::{PROMISE_BYTES, SYNC_BYTES, item};
+use super::wire::{self, Message, Stop, Sync};
 use super::{Held, Now, PaxosReplicator, Replicator};
 use crate::error::Fatal;
 
@@ -64,27 +64,32 @@ impl PaxosReplicator {
                 Message::Promise { .. } | Message::Accept { .. } | Message::AcceptStop { .. } | Message::Decide { .. }
             );
             if !(repeated && useless) {
-                self.queue(now, to, message);
+                self.queue(now, to, message)?;
             }
         }
         Ok(())
     }
 
-    fn queue(&mut self, now: Now, to: u64, message: Message) {
-        if matches!(&message, Message::AcceptSync { sync, .. } if sync.at < self.store.first()) {
-            // The log was trimmed while the others promised: this one has to be filled.
-            self.close(now, to);
-            return;
+    fn queue(&mut self, now: Now, to: u64, mut message: Message) -> Result<(), Fatal> {
+        if let Message::AcceptSync { sync, .. } = &mut message {
+            match self.synchronization(to, sync.at)? {
+                Some(whole) => *sync = whole,
+                None => {
+                    self.replica_at(to).into_iter().for_each(|to| self.tell_behind(to));
+                    return Ok(());
+                }
+            }
         }
         if !self.follow_stream(to, &message) {
-            return;
+            return Ok(());
         }
-        let Some(generation) = self.links.get(&to).filter(|l| l.is_open()).map(|l| l.generation) else { return };
+        let link = self.links.get(&to).filter(|l| l.is_open());
+        let Some(generation) = link.map(|l| l.generation) else { return Ok(()) };
         let (pending, promise_pending) = self.store.has_pending();
         let until = match waits(&message) {
             Waits::Nothing => {
                 self.send(now, to, message);
-                return;
+                return Ok(());
             }
             Waits::Promise if promise_pending => self.writes.issued() + 1,
             Waits::Promise => self.promise_write,
@@ -92,6 +97,26 @@ impl PaxosReplicator {
             Waits::Everything => self.writes.issued(),
         };
         self.held.push_back(Held { until, to, generation, message });
+        Ok(())
+    }
+
+    /// Everything that a follower lacks behind a position, or behind what it knows to be decided: the library does not
+    /// know that a log may be decided further than it was ever accepted. All of it: who has a part only would have
+    /// accepted in this round without what an earlier one may have decided. `None`: this log cannot give it.
+    fn synchronization(&self, to: u64, at: u64) -> Result<Option<Sync>, Fatal> {
+        let len = self.store.len() as u64;
+        let at = at.max(self.links.get(&to).map_or(0, |l| l.decided)).min(len);
+        if at < self.store.first() {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        if at < len {
+            entries = self.store.entries(self.index(at).next(), self.index(len).next(), PROMISE_BYTES)?;
+        }
+        let whole = at + entries.len() as u64 == len;
+        let entries = entries.into_iter().map(item).collect();
+        let stop = self.store.stop().as_ref().map(Stop::of);
+        Ok(whole.then_some(Sync { at, entries, stop }))
     }
 
     /// Keeps account of the leader's streams. `false`: the message is not for this follower now.
@@ -103,8 +128,7 @@ impl PaxosReplicator {
                 let bytes = sync.entries.iter().map(|e| e.bytes.len()).sum();
                 let stream = self.streams.begin(to);
                 stream.sent(end, bytes);
-                stream.behind = end < len;
-                stream.stopped = sync.stop.is_some() && !stream.behind;
+                stream.stopped = sync.stop.is_some();
                 true
             }
             Message::Accept { at, entries, .. } => {
@@ -147,10 +171,6 @@ impl PaxosReplicator {
             Message::AcceptSync { n, decided, sync } => {
                 if !leads || *n != promised {
                     return;
-                }
-                let end = sync.at + sync.entries.len() as u64;
-                if end < self.store.len() as u64 {
-                    sync.stop = None;
                 }
                 *decided = durable.min(sync.end());
                 if let Some(stream) = self.streams.get(to) {

@@ -70,6 +70,8 @@ pub(super) struct Link {
     pub(super) promised: Round,
     /// Since when that is above what its leader has.
     pub(super) above_since: Option<Now>,
+    /// The position it said with its last promise to be decided.
+    pub(super) decided: u64,
 }
 
 impl Link {
@@ -91,6 +93,7 @@ impl Link {
             applied: Index::new(0),
             promised: Round::default(),
             above_since: None,
+            decided: 0,
         }
     }
 

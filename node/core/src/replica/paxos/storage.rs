@@ -24,10 +24,11 @@ use crate::log::{LogEntry, LogReader, LogRecord, PaxosState, Payload, Round};
 
 /// Bytes of durable entries kept in memory.
 const CACHE_BYTES: usize = 8 << 20;
-/// Bytes of entries in one synchronization of a follower; the rest follows as it acknowledges.
-pub(super) const SYNC_BYTES: usize = 4 << 20;
-/// Most bytes of entries in one promise: it must hold all that its receiver lacks.
-const PROMISE_BYTES: usize = 512 << 20;
+/// Bytes of entries in one message that need not hold all that its receiver lacks. The logs of the simulator are short:
+/// there it is little, so that parts are what it runs with.
+pub(super) const SYNC_BYTES: usize = if cfg!(any(test, feature = "planted-bugs")) { 4 << 10 } else { 4 << 20 };
+/// Most bytes of entries in a promise and in a synchronization: it must hold all that its receiver lacks.
+pub(super) const PROMISE_BYTES: usize = 512 << 20;
 /// What an entry costs besides its bytes.
 const ENTRY_OVERHEAD: usize = 64;
 
@@ -57,10 +58,12 @@ struct State {
     stop: Option<StopSign>,
     records: Vec<LogRecord>,
     promise_pending: bool,
+    /// The decided end as it was written last.
+    noted: Index,
     /// Lowest index cut since it was asked for.
     cut: Option<Index>,
-    /// Bytes of entries that a suffix may have.
-    suffix_bytes: usize,
+    /// The library gets the suffixes it asks for.
+    gives_suffixes: bool,
     failed: Option<Fatal>,
     /// Nothing at or before this index is read any more, and its term.
     compacted: (Index, Term),
@@ -136,8 +139,9 @@ impl Store {
             stop,
             records,
             promise_pending: false,
+            noted: paxos.decided,
             cut: None,
-            suffix_bytes: PROMISE_BYTES,
+            gives_suffixes: true,
             failed: None,
             compacted: (bounds.base.index, bounds.base.term),
         }))))
@@ -238,9 +242,9 @@ impl Store {
         self.state().failed.take()
     }
 
-    /// Suffixes are for a follower (a part is enough) or for a proposer (everything).
-    pub(super) fn part_is_enough(&self, part: bool) {
-        self.state().suffix_bytes = if part { SYNC_BYTES } else { PROMISE_BYTES };
+    /// Whether the library gets the suffixes it asks for.
+    pub(super) fn give_suffixes(&self, give: bool) {
+        self.state().gives_suffixes = give;
     }
 
     /// Whether there is something to be written.
@@ -253,6 +257,10 @@ impl Store {
     pub(super) fn take_pending(&self) -> Pending {
         let mut state = self.state();
         let promise = std::mem::take(&mut state.promise_pending);
+        if !state.records.is_empty() && state.noted != state.paxos.decided {
+            // Written with what is written anyway: after a crash little has to be decided again.
+            state.note_state();
+        }
         Pending { records: std::mem::take(&mut state.records), promise }
     }
 
@@ -365,6 +373,7 @@ impl State {
     }
 
     fn note_state(&mut self) {
+        self.noted = self.paxos.decided;
         // Several in one step are one; nothing is between them that a crash could separate.
         if let Some(LogRecord::Paxos(last)) = self.records.last_mut()
             && last.syncing.is_none()
@@ -419,10 +428,10 @@ impl State {
         let end = self.index(self.len()).next();
         let from = self.index(from).next();
         // What is trimmed is not given: who would need it is told so when the message is to leave.
-        if from >= end || from <= self.compacted.0 {
+        if from >= end || from <= self.compacted.0 || !self.gives_suffixes {
             return Vec::new();
         }
-        match self.entries(from, end, self.suffix_bytes) {
+        match self.entries(from, end, PROMISE_BYTES) {
             Ok(entries) => entries.into_iter().map(item).collect(),
             Err(fatal) => {
                 self.failed = Some(fatal);

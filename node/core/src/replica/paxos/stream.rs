@@ -6,8 +6,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::storage::SYNC_BYTES;
+
 /// Bytes on their way to a follower that it has not acknowledged.
-const WINDOW_BYTES: usize = 32 << 20;
+const WINDOW_BYTES: usize = 8 * SYNC_BYTES;
 
 /// One follower's.
 #[derive(Default, Debug)]

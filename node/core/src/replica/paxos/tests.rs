@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use quorate_shared::ids::{Epoch, NodeId};
 
 use super::session::Link;
-use super::storage::Item;
+use super::storage::{Item, SYNC_BYTES};
 use super::wire::{self, FrameKind, Message, Sync};
 use super::*;
 use crate::log::{BaseRecord, LogEntry, LogRecord, PaxosState};
@@ -401,6 +401,7 @@ fn who_is_behind_asks_for_what_is_decided_or_for_a_snapshot() {
     bench.paxos.receive(0, three, &decided(2)).unwrap();
     assert_eq!((bench.paxos.last_index(), bench.paxos.commit_index()), (Index::new(2), Index::new(1)));
     bench.paxos.receive(0, three, &decided(1)).unwrap();
+    assert_eq!(asked(&mut bench), (vec![], None), "when that is durable");
     assert_eq!(asked(&mut bench), (vec![3], None));
     assert_eq!((bench.paxos.last_index(), bench.paxos.commit_index()), (Index::new(3), Index::new(3)));
     // What it has it gives.
@@ -423,45 +424,200 @@ fn who_is_behind_asks_for_what_is_decided_or_for_a_snapshot() {
     assert_eq!(asked(&mut bench), (vec![], Some(9)));
 }
 
-/// The log has what a follower lacks, and gives it in parts.
-#[test]
-fn a_follower_far_behind_gets_parts() {
+/// A leader with decided entries of its own, which the others have not.
+fn ahead(decided: u64, accepted: u64, bytes: usize) -> Arc<Disk> {
     let disk = Arc::new(Disk::new(base(3)));
-    let big = |n| LogEntry {
+    let entry = |n| LogEntry {
         index: Index::new(n),
         term: Term::new(19),
         payload: Payload::Entry,
-        bytes: Bytes::from(vec![7; 1 << 20]),
+        bytes: Bytes::from(vec![7; bytes]),
     };
-    let state = PaxosState { configuration: 1, promised: round(1, 3), accepted: round(1, 3), ..PaxosState::default() };
-    disk.write(&[LogRecord::Entries((1..=60).map(big).collect()), LogRecord::Paxos(state)]);
+    let (promised, decided) = (round(1, 3), Index::new(decided));
+    let state = PaxosState { configuration: 1, promised, accepted: promised, decided, ..PaxosState::default() };
+    disk.write(&[LogRecord::Entries((1..=accepted).map(entry).collect()), LogRecord::Paxos(state)]);
     disk.sync(2);
-    let mut bench = Bench::on(disk);
-    bench.receive(3, &Message::Lead { n: round(1, 3) }).unwrap();
-    let asked = bench.settle();
-    let n = asked.iter().find_map(|(_, m)| if let Message::Prepare { n, .. } = m { Some(*n) } else { None }).unwrap();
+    disk
+}
+
+impl Bench {
+    /// Stands; the round.
+    fn stand(&mut self) -> Round {
+        let n = self.paxos.promised();
+        self.receive(3, &Message::Lead { n }).unwrap();
+        let asked = self.settle();
+        asked.iter().find_map(|(_, m)| if let Message::Prepare { n, .. } = m { Some(*n) } else { None }).unwrap()
+    }
+
+    /// Frames outside of sessions that one step leads to.
+    fn outside(&mut self, to: u64) -> Vec<FrameKind> {
+        let output = self.paxos.output(self.now).unwrap();
+        if let Some((id, records)) = &output.persist {
+            self.disk.write(records);
+            self.disk.sync(records.len());
+            self.paxos.persisted(self.now, *id).unwrap();
+        }
+        let frames = output.sends.iter().filter(|(replica, _)| replica.get() == to);
+        let kinds = frames.map(|(_, frame)| wire::decode_head(frame).unwrap().0.kind);
+        kinds.filter(|kind| !matches!(kind, FrameKind::Hello { .. } | FrameKind::Data { .. })).collect()
+    }
+}
+
+/// What is decided comes in parts, before the library is to synchronize anybody.
+#[test]
+fn who_lacks_much_that_is_decided_gets_it_in_parts_first() {
+    let mut bench = Bench::on(ahead(60, 60, SYNC_BYTES / 4));
+    let n = bench.stand();
+    let promise =
+        |decided| Message::Promise { n, n_accepted: Round::default(), decided, accepted: decided, sync: None };
+    bench.receive(1, &promise(0)).unwrap();
+    let (base, term, decided) = (Index::new(0), Term::new(0), Index::new(60));
+    assert_eq!(bench.outside(1), [FrameKind::Behind { base, term, decided }]);
+    let (mut have, mut parts) = (0, 0);
+    while have < 58 {
+        let after = Index::new(have);
+        bench.paxos.receive(0, ReplicaId::new(1), &wire::encode_outside(1, FrameKind::Lacking { after }, &[])).unwrap();
+        let sends = bench.paxos.output(0).unwrap().sends;
+        let items = sends.iter().filter(|(to, _)| to.get() == 1).map(|(_, frame)| wire::decode_head(frame).unwrap());
+        let items: Vec<Item> = items
+            .filter(|(head, _)| head.kind == FrameKind::Decided { after })
+            .flat_map(|(_, rest)| wire::decode_items(rest).unwrap())
+            .collect();
+        assert!((1..=4).contains(&items.len()), "{}", items.len());
+        (have, parts) = (have + items.len() as u64, parts + 1);
+    }
+    assert!(parts > 10);
+    bench.receive(1, &promise(58)).unwrap();
+    let sent = bench.settle();
+    let sync =
+        sent.iter().find_map(|(to, m)| if let Message::AcceptSync { sync, .. } = m { Some((*to, sync)) } else { None });
+    let (to, sync) = sync.unwrap();
+    assert_eq!((to, sync.at, sync.entries.len()), (1, 58, 2));
+}
+
+/// Who has accepted in a round has all that an earlier one may have decided: nobody gets a part of that.
+#[test]
+fn what_may_be_decided_comes_at_once() {
+    let mut bench = Bench::on(ahead(0, 60, SYNC_BYTES / 4));
+    let n = bench.stand();
+    bench
+        .receive(1, &Message::Promise { n, n_accepted: Round::default(), decided: 0, accepted: 0, sync: None })
+        .unwrap();
+    let sent = bench.settle();
+    let entries = sent
+        .iter()
+        .find_map(|(_, m)| if let Message::AcceptSync { sync, .. } = m { Some(sync.entries.len()) } else { None });
+    assert_eq!(entries, Some(60));
+}
+
+/// What comes after a synchronization flows as it is acknowledged.
+#[test]
+fn a_slow_follower_gets_what_is_new_by_and_by() {
+    let mut bench = Bench::on(ahead(1, 1, 10));
+    let n = bench.stand();
     for peer in [1, 3] {
-        let promise = Message::Promise { n, n_accepted: Round::default(), decided: 0, accepted: 0, sync: None };
+        let promise = Message::Promise { n, n_accepted: Round::default(), decided: 1, accepted: 1, sync: None };
         bench.receive(peer, &promise).unwrap();
     }
-    let (mut have, mut steps) = (0, 0);
-    while have < 61 {
+    bench.settle();
+    bench.receive(3, &Message::Accepted { n, accepted: 2 }).unwrap();
+    let entries: Vec<Bytes> = (0..60).map(|_| Bytes::from(vec![7; SYNC_BYTES / 4])).collect();
+    for entry in entries {
+        assert!(bench.paxos.append(bench.now, vec![entry]).unwrap());
+    }
+    let (mut have, mut steps) = (2, 0);
+    while have < 62 {
         let mut flying = 0;
         for (_, message) in bench.settle().into_iter().filter(|(to, _)| *to == 1) {
-            let (at, entries) = match message {
-                Message::AcceptSync { sync, .. } => (sync.at, sync.entries),
-                Message::Accept { at, entries, .. } => (at, entries),
-                _ => continue,
-            };
+            let Message::Accept { at, entries, .. } = message else { continue };
             assert_eq!(at, have);
             have += entries.len() as u64;
             flying += entries.iter().map(|e| e.bytes.len()).sum::<usize>();
         }
-        assert!(flying <= 37 << 20, "{flying} at once");
+        assert!(flying <= 9 * SYNC_BYTES, "{flying} at once");
         bench.receive(1, &Message::Accepted { n, accepted: have }).unwrap();
         steps += 1;
         assert!(steps < 40, "{have}");
     }
     bench.settle();
-    assert_eq!(bench.paxos.commit_index(), Index::new(61), "with the leader's own first entry");
+    assert_eq!(bench.paxos.commit_index(), Index::new(62));
+}
+
+/// A follower that has accepted nothing in this configuration, but knows more to be decided than the leader had when it
+/// was elected, lacks what is behind that, not everything.
+#[test]
+fn a_synchronization_begins_behind_what_the_follower_knows_to_be_decided() {
+    let mut bench = Bench::new();
+    bench.now += 10;
+    bench.follow(round(1, 3));
+    let n = bench.stand();
+    bench.receive(3, &Message::Promise { n, n_accepted: round(1, 3), decided: 2, accepted: 2, sync: None }).unwrap();
+    bench.settle();
+    bench.receive(3, &Message::Accepted { n, accepted: 3 }).unwrap();
+    bench.settle();
+    bench.paxos.applied(Index::new(3)).unwrap();
+    assert!(bench.paxos.compact(Index::new(2), Term::new(19)).unwrap());
+    for n_accepted in [n, Round::default(), round(1, 3)] {
+        let promise = Message::Promise { n, n_accepted, decided: 2, accepted: 2, sync: None };
+        bench.receive(1, &promise).unwrap();
+        let sent = bench.settle();
+        let at =
+            sent.iter().find_map(|(_, m)| if let Message::AcceptSync { sync, .. } = m { Some(sync.at) } else { None });
+        assert_eq!(at, Some(2), "accepted in {n_accepted:?}");
+        assert!(bench.paxos.links[&1].is_open());
+    }
+}
+
+/// Whatever message was lost: who gets no further while others do asks, by the clock.
+#[test]
+fn who_gets_no_further_asks_again() {
+    let mut bench = Bench::new();
+    bench.follow(round(2, 3));
+    let tick = |bench: &mut Bench, ms| {
+        let mut asked = 0;
+        for _ in 0..ms / 25 {
+            bench.now += 25;
+            let link = bench.peers.get_mut(&3).unwrap();
+            for frame in link.frames(bench.now, &Message::Beat, 1, Index::new(9), round(2, 3)).into_iter().flatten() {
+                bench.paxos.receive(bench.now, ReplicaId::new(3), &frame).unwrap();
+            }
+            bench.paxos.tick(bench.now).unwrap();
+            asked += bench.outside(3).iter().filter(|k| matches!(k, FrameKind::Lacking { .. })).count();
+        }
+        asked
+    };
+    assert!(tick(&mut bench, 3_000) > 1);
+    bench.receive(3, &Message::Decide { n: round(2, 3), decided: 2 }).unwrap();
+    assert_eq!(tick(&mut bench, 500), 0, "it has got further just now");
+}
+
+/// A candidate whose log ends before what another knows to be decided, and gets nothing of that with a promise, does not
+/// lead: it asks for it.
+#[test]
+fn who_stands_with_less_than_is_decided_asks_for_it() {
+    let mut bench = Bench::new();
+    bench.follow(round(2, 3));
+    let n = bench.stand();
+    bench.receive(1, &Message::Promise { n, n_accepted: round(1, 1), decided: 5, accepted: 5, sync: None }).unwrap();
+    assert_eq!(bench.outside(1), [FrameKind::Lacking { after: Index::new(0) }]);
+    assert!(!bench.paxos.leadership().is_leader);
+    // Of a higher round than its own, and nothing of it: no correct replica says so.
+    let dropped = bench.paxos.dropped();
+    bench.receive(3, &Message::Promise { n, n_accepted: round(2, 3), decided: 0, accepted: 3, sync: None }).unwrap();
+    assert_eq!(bench.paxos.dropped(), dropped + 1);
+}
+
+/// After a crash what was decided before the last write is known to be.
+#[test]
+fn what_is_decided_is_written_with_what_is_written_next() {
+    let mut bench = Bench::new();
+    let n = round(2, 3);
+    bench.follow(n);
+    bench.receive(3, &Message::Decide { n, decided: 2 }).unwrap();
+    let (persist, _) = bench.output();
+    assert_eq!(persist, None, "not alone");
+    bench.receive(3, &Message::Accept { n, decided: 2, at: 2, entries: vec![item(35, "c")] }).unwrap();
+    bench.settle();
+    bench.disk.lose();
+    assert_eq!(bench.disk.bounds(SHARD).unwrap().paxos.unwrap().decided, Index::new(2));
 }
