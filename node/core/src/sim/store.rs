@@ -73,6 +73,13 @@ impl Content {
             && self.hard == bounds.hard
             && self.paxos == bounds.paxos
     }
+
+    /// The log is this, but for its end.
+    fn begins_with(&self, reader: &SegmentReader, shard: ShardId) -> bool {
+        let Some(bounds) = reader.bounds(shard) else { return true };
+        let same = self.entries.get(&bounds.last) == Some(&bounds.last_term) || bounds.last == bounds.base.index;
+        same && bounds.last <= self.last()
+    }
 }
 
 fn steps(replica: ReplicaId, record: &LogRecord) -> Vec<Step> {
@@ -187,6 +194,11 @@ impl Store {
             Some(found) => {
                 self.durable = found;
                 Opened::Whole
+            }
+            None if self.flipped && content.begins_with(reader, self.shard) => {
+                // It went with the whole write that it was in, the last one: nobody can tell that from a torn write.
+                self.forget();
+                Opened::Lost("what was written last is damaged".into())
             }
             None => {
                 let bounds = reader.bounds(self.shard);
