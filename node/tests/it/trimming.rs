@@ -12,7 +12,12 @@ const MB: u64 = 1 << 20;
 
 /// Small segments and bases, so that little writing makes the log be trimmed.
 pub fn started(voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
+    started_with("raft", voters, replicas, retention_mb)
+}
+
+fn started_with(replicator: &str, voters: u64, replicas: u64, retention_mb: u64) -> TestCluster {
     let mut cluster = TestCluster::new(voters, replicas);
+    (1..=voters).for_each(|id| cluster.node(id).set_flag("--replicator", replicator));
     for node in cluster.nodes.values_mut() {
         node.add_flags(&["--segment-mb", "8", "--base-min-mb", "8", "--retention-mb", &retention_mb.to_string()]);
     }
@@ -166,7 +171,16 @@ fn a_new_and_a_lagging_replica_are_filled_while_writes_go_on() {
 
 #[test]
 fn a_voter_behind_the_log_is_filled_and_votes_again() {
-    let mut cluster = started(3, 0, 8);
+    filled_and_votes_again("raft");
+}
+
+#[test]
+fn a_voter_behind_the_log_is_filled_and_votes_again_under_paxos() {
+    filled_and_votes_again("paxos");
+}
+
+fn filled_and_votes_again(replicator: &str) {
+    let mut cluster = started_with(replicator, 3, 0, 8);
     let master = cluster.master();
     let behind = if master == 3 { 2 } else { 3 };
     let mut sql = Sql::on(&cluster.nodes[&master]);
