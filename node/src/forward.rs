@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admin::actions::Runner;
 use crate::driver::Driver;
 use crate::driver::view::ShardView;
+use crate::founding::SHARDS;
 use crate::peers::message::{Ask, Leading, Reply};
 use crate::peers::{AskError, Peers};
 use crate::report::NodeState;
@@ -590,6 +591,12 @@ impl Forwarder {
 
     async fn wait_tokens(&self, view: &ShardView, tokens: &[Token], deadline: Instant) -> Result<(), WireError> {
         let epoch = self.epoch();
+        if let Some(token) = tokens.iter().find(|t| !SHARDS.contains(&t.shard)) {
+            return Err(WireError::new(
+                Code::Invalid,
+                format!("the token is of {}, and there is no such shard", token.shard),
+            ));
+        }
         for token in tokens.iter().filter(|t| t.shard == view.shard) {
             if token.epoch != epoch.number {
                 let message =

@@ -533,8 +533,15 @@ impl Client {
             Request::Query { options, .. } | Request::Execute { options, .. } if options.deadline_ms > 0 => {
                 Duration::from_millis(options.deadline_ms)
             }
+            Request::Query { .. } | Request::Execute { .. } => self.statement_timeout().unwrap_or(self.config.deadline),
             _ => self.config.deadline,
         }
+    }
+
+    /// What the session has set, in the spelling of the nodes.
+    fn statement_timeout(&self) -> Option<Duration> {
+        let (_, value) = self.settings.iter().find(|(name, _)| name == "statement_timeout")?;
+        value.strip_suffix("ms")?.parse().ok().map(Duration::from_millis)
     }
 
     /// Drops the connection after it broke.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use quorate_shared::admin::AdminAction;
-use quorate_shared::ids::NodeId;
+use quorate_shared::ids::{Index, NodeId, ShardId, Token};
 use quorate_shared::wire::ReadLevel;
 
 pub use self::streams::{BackupArgs, FeedArgs, FeedPoint, RestoreArgs};
@@ -497,27 +497,56 @@ fn seconds(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// Checks a read level's spelling; the server gives it its meaning.
+/// Checks a read level's spelling, and gives it the one that nodes show.
 pub fn read_level(text: &str) -> Result<String, String> {
-    let name = text.to_ascii_lowercase().replace('-', "_");
-    let (level, argument) =
-        name.split_once([':', '=', ' ']).map_or((name.as_str(), None), |(a, b)| (a, Some(b.trim())));
-    match (level, argument) {
-        ("linearizable" | "local", None) => Ok(level.to_owned()),
-        ("max_staleness", Some(ms)) if ms.parse::<u64>().is_ok() => Ok(format!("max_staleness {ms}")),
-        ("max_staleness", _) => Err("max_staleness needs milliseconds, e.g. max_staleness:500".to_owned()),
+    let lower = text.to_ascii_lowercase();
+    let (name, argument) = lower.split_once([':', '=', ' ']).map_or((&*lower, None), |(a, b)| (a, Some(b.trim())));
+    let level = name.replace('-', "_");
+    match (level.as_str(), argument) {
+        ("linearizable" | "local", None) => Ok(level),
+        ("max_staleness", Some(time)) => match staleness(time) {
+            Some(ms) => Ok(format!("max_staleness {ms}ms")),
+            None => Err(format!("'{time}' is not a time such as 500ms or 2s")),
+        },
+        ("max_staleness", None) => Err("max_staleness needs a time, e.g. max_staleness:500ms".to_owned()),
+        ("after", Some(tokens)) => {
+            match tokens.split([' ', ',']).filter(|t| !t.is_empty()).find(|t| token(t).is_none()) {
+                None if !tokens.is_empty() => Ok(format!("after {tokens}")),
+                _ => Err(format!("'{tokens}' is not a write's token, <shard>:<epoch>:<index>, e.g. s1:1:812")),
+            }
+        }
+        ("after", None) => Err("after needs a write's token, e.g. after:s1:1:812".to_owned()),
         _ => {
-            let near = nearest(level, ["linearizable", "local", "max_staleness"]);
+            let near = nearest(&level, ["linearizable", "local", "max_staleness", "after"]);
             let hint = near.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-            Err(format!("'{text}' is not linearizable, max_staleness:MS or local{hint}"))
+            Err(format!("'{text}' is not linearizable, after:TOKEN, max_staleness:TIME or local{hint}"))
         }
     }
+}
+
+/// A time in milliseconds; a number alone is one of them, as in `SET read_level`.
+fn staleness(time: &str) -> Option<u64> {
+    match time.parse() {
+        Ok(ms) => Some(ms),
+        Err(_) => duration(time).ok().and_then(|d| u64::try_from(d.as_millis()).ok()),
+    }
+}
+
+/// A write's token: `<shard>:<epoch>:<index>`.
+fn token(text: &str) -> Option<Token> {
+    let mut parts = text.split(':');
+    let shard = parts.next()?.strip_prefix('s')?.parse().ok()?;
+    let (epoch, index) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some(Token { shard: ShardId::new(shard), epoch, index: Index::new(index) })
 }
 
 /// The level of a spelling that [`read_level`] made.
 pub fn wire_read_level(text: &str) -> ReadLevel {
     match text.split_once(' ') {
-        Some(("max_staleness", ms)) => ms.parse().map_or(ReadLevel::Linearizable, ReadLevel::MaxStaleness),
+        Some(("max_staleness", time)) => {
+            time.trim_end_matches("ms").parse().map_or(ReadLevel::Linearizable, ReadLevel::MaxStaleness)
+        }
+        Some(("after", tokens)) => ReadLevel::After(tokens.split([' ', ',']).filter_map(token).collect()),
         _ if text == "local" => ReadLevel::Local,
         _ => ReadLevel::Linearizable,
     }
@@ -543,6 +572,26 @@ mod tests {
 
     fn with_name(line: &[&str]) -> Vec<OsString> {
         std::iter::once("quorate").chain(line.iter().copied()).map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_read_level_is_spelled_as_nodes_show_it() {
+        for (given, shown, level) in [
+            ("Local", "local", ReadLevel::Local),
+            ("max-staleness:500", "max_staleness 500ms", ReadLevel::MaxStaleness(500)),
+            ("max_staleness 2s", "max_staleness 2000ms", ReadLevel::MaxStaleness(2000)),
+            (
+                "after s1:2:812",
+                "after s1:2:812",
+                ReadLevel::After(vec![Token { shard: ShardId::DATA, epoch: 2, index: Index::new(812) }]),
+            ),
+        ] {
+            assert_eq!(read_level(given).as_deref(), Ok(shown));
+            assert_eq!(wire_read_level(shown), level);
+        }
+        for wrong in ["max_staleness", "max_staleness:soon", "after", "after:7", "after:s1:1", "strong"] {
+            assert!(read_level(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

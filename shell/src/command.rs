@@ -57,6 +57,8 @@ pub enum Command {
     Output(Option<PathBuf>),
     /// `\e [FILE]`
     Edit(Option<PathBuf>),
+    /// `\token`
+    Token,
     /// `\set [NAME VALUE]`
     Set(Option<(String, String)>),
     /// `\unset NAME`
@@ -212,6 +214,8 @@ commands! {
         Complete::Words(&["on", "off", "auto"]), false, expanded;
     "timing", "[on | off]", "show how long statements take, on the server and on the way", Complete::Words(ON_OFF), false,
         |l| Ok(Command::Timing(l.on_off()?));
+    "token", "", "print the token of the last write, for SET read_level = 'after TOKEN' at any node", Complete::None, false,
+        |_| Ok(Command::Token);
     "set", "[NAME VALUE]", "change a setting of the session, or show them", Complete::Words(SETTINGS), false, set;
     "unset", "NAME", "put a setting back to its default", Complete::Words(SETTINGS), false,
         |l| l.one()?.map(Command::Unset).ok_or_else(|| "which setting?".to_owned());

@@ -16,6 +16,7 @@ use quorate_shared::url::Address;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::exit::Exit;
 use crate::tui::run as tui;
 use cluster::Cluster;
 
@@ -40,8 +41,8 @@ pub async fn run(options: Options) -> anyhow::Result<u8> {
     let mut cluster = Cluster::start(options.data)?;
     let started = tokio::select! {
         result = prepare(&mut cluster) => result,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted while starting")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("terminated while starting")),
+        _ = interrupt.recv() => return give_up(cluster).await,
+        _ = terminate.recv() => return give_up(cluster).await,
     };
     if let Err(error) = started {
         let logs = cluster.logs();
@@ -64,6 +65,13 @@ pub async fn run(options: Options) -> anyhow::Result<u8> {
     load.abort();
     cluster.stop().await;
     Ok(code)
+}
+
+/// Whoever started it does not want it any more.
+async fn give_up(cluster: Cluster) -> anyhow::Result<u8> {
+    cluster.stop().await;
+    eprintln!("interrupted while starting; every node has stopped");
+    Ok(Exit::Interrupted.code())
 }
 
 /// Waits for the cluster and loads the shop if it is not there.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use quorate_shared::client::{Client, ClientConfig, ClientError, Event, SQLSTATE_CANCELED};
 use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::Token;
 use quorate_shared::status::NodeKind;
 use quorate_shared::value::Value;
 use quorate_shared::wire::{Column, Done, QueryOptions};
@@ -63,6 +64,8 @@ pub struct Session {
     events: Arc<Mutex<Events>>,
     /// The newest catalog version seen: completion refreshes when it grows.
     pub catalog: u64,
+    /// Where the last write is in the log; empty before the first.
+    pub token: Vec<Token>,
 }
 
 /// What a statement did.
@@ -187,7 +190,16 @@ impl Session {
         let mut client = Client::connect(client_config(&options)).await?;
         let events = Arc::new(Mutex::new(Events { quiet: display.quiet, paint: display.paint, ..Events::default() }));
         listen(&mut client, &events);
-        Ok(Session { client, options, display, output, interrupts: Interrupts::listen(), events, catalog: 0 })
+        Ok(Session {
+            client,
+            options,
+            display,
+            output,
+            interrupts: Interrupts::listen(),
+            events,
+            catalog: 0,
+            token: Vec::new(),
+        })
     }
 
     /// Goes to another cluster, database or user; the old session ends only if the new one could be opened.
@@ -288,6 +300,9 @@ impl Session {
         match result {
             Ok((has_rows, rows, done)) => {
                 self.catalog = self.catalog.max(done.catalog.get());
+                if !done.token.is_empty() {
+                    self.token.clone_from(&done.token);
+                }
                 let ran = Ran { has_rows, rows, done, elapsed: started.elapsed(), interrupted };
                 self.tell(&ran);
                 Ok(ran)

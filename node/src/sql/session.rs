@@ -150,7 +150,7 @@ fn cancelled() -> WireError {
 }
 
 fn timed_out(settings: &Settings, options: &QueryOptions) -> WireError {
-    let ms = if options.deadline_ms > 0 { options.deadline_ms } else { settings.statement_timeout_ms };
+    let ms = settings.patience_ms(options.deadline_ms);
     WireError::sql("57014", format!("the statement took longer than {ms} ms"))
         .hint("SET statement_timeout = '5min' allows more")
 }
@@ -207,7 +207,7 @@ impl SqlSession {
     }
 
     fn start(&self, params: Vec<Value>, options: &QueryOptions, cancel: CancellationToken) -> Run {
-        let ms = if options.deadline_ms > 0 { options.deadline_ms } else { self.settings.statement_timeout_ms };
+        let ms = self.settings.patience_ms(options.deadline_ms);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Run {
             engine: Arc::clone(&self.engine),
@@ -281,7 +281,7 @@ impl SqlSession {
         // A prepared point read is over before anybody could see it run: it takes the shortest way.
         if let Some(plan) = prepared.fast.point_read(&self.router.catalog(), &self.settings.database) {
             let level = options.read_level.as_ref().unwrap_or(&self.settings.read_level);
-            let ms = if options.deadline_ms > 0 { options.deadline_ms } else { self.settings.statement_timeout_ms };
+            let ms = self.settings.patience_ms(options.deadline_ms);
             let deadline = started + Duration::from_millis(ms);
             let columns = Some(execute::labelled(plan.columns(), &prepared.parsed));
             let outcome = tokio::select! {

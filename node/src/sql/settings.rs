@@ -20,8 +20,8 @@ pub struct Settings {
     pub wait_for_replicas: u32,
     /// How long it waits for them, in milliseconds.
     pub wait_timeout_ms: u32,
-    /// How long a statement may take, in milliseconds.
-    pub statement_timeout_ms: u64,
+    /// How long a statement may take, in milliseconds; `None`: as long as its client waits for it.
+    pub statement_timeout_ms: Option<u64>,
     /// Offset of the session's time zone, e.g. `+00:00`.
     pub timezone: String,
     /// Refuse anything that writes.
@@ -30,6 +30,11 @@ pub struct Settings {
     pub application_name: String,
 }
 
+/// How long a statement may take when neither session nor client says.
+const STATEMENT_MS: u64 = 60_000;
+/// Every statement has a deadline.
+const STATEMENT_MS_MAX: u64 = 86_400_000;
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -37,7 +42,7 @@ impl Default for Settings {
             read_level: ReadLevel::Linearizable,
             wait_for_replicas: 0,
             wait_timeout_ms: 1_000,
-            statement_timeout_ms: 60_000,
+            statement_timeout_ms: None,
             timezone: "+00:00".to_owned(),
             read_only: false,
             application_name: String::new(),
@@ -120,8 +125,8 @@ impl Settings {
             }
             "statement_timeout" => {
                 let ms = duration_ms(&name, value)?;
-                // 0 means "none" elsewhere; every statement has a deadline here.
-                self.statement_timeout_ms = if ms == 0 { 86_400_000 } else { ms.min(86_400_000) };
+                // 0 means "none" elsewhere.
+                self.statement_timeout_ms = Some(if ms == 0 { STATEMENT_MS_MAX } else { ms.min(STATEMENT_MS_MAX) });
             }
             "timezone" => self.timezone = parse_timezone(value)?,
             "read_only" => self.read_only = boolean(&name, value)?,
@@ -138,7 +143,21 @@ impl Settings {
     /// `42704` for an unknown name.
     pub fn reset(&mut self, name: &str) -> Result<(), WireError> {
         let value = Settings::default().get(name)?;
-        self.set(name, &value).map(|_| ())
+        self.set(name, &value)?;
+        if canonical_name(name) == "statement_timeout" {
+            self.statement_timeout_ms = None;
+        }
+        Ok(())
+    }
+
+    /// How long a statement may take, in milliseconds, if its client waits so long (0: it does not say).
+    pub fn patience_ms(&self, client_ms: u64) -> u64 {
+        match (self.statement_timeout_ms, client_ms) {
+            (Some(set), 0) => set,
+            (Some(set), client) => set.min(client),
+            (None, 0) => STATEMENT_MS,
+            (None, client) => client,
+        }
     }
 
     /// The canonical text of one.
@@ -151,7 +170,7 @@ impl Settings {
             "read_level" => show_read_level(&self.read_level),
             "wait_for_replicas" => self.wait_for_replicas.to_string(),
             "wait_timeout" => format!("{}ms", self.wait_timeout_ms),
-            "statement_timeout" => format!("{}ms", self.statement_timeout_ms),
+            "statement_timeout" => format!("{}ms", self.patience_ms(0)),
             "timezone" => self.timezone.clone(),
             "read_only" => if self.read_only { "on" } else { "off" }.to_owned(),
             "application_name" => self.application_name.clone(),
@@ -232,7 +251,9 @@ fn parse_timezone(value: &str) -> Result<String, WireError> {
 fn parse_read_level(value: &str) -> Result<ReadLevel, WireError> {
     let wanted = "linearizable, local, max_staleness <ms> or after <shard>:<epoch>:<index>";
     let lower = value.to_lowercase();
-    let mut words = lower.split(|c: char| c.is_whitespace() || c == '=').filter(|w| !w.is_empty());
+    let (name, rest) = lower.split_once([' ', '=', ':']).unwrap_or((&lower, ""));
+    let words = rest.split([' ', ',', '=']).filter(|word| !word.is_empty());
+    let mut words = std::iter::once(name.trim()).chain(words);
     match words.next() {
         Some("linearizable" | "strong") => Ok(ReadLevel::Linearizable),
         Some("local") => Ok(ReadLevel::Local),
@@ -278,6 +299,8 @@ mod tests {
         let mut settings = Settings::default();
         for (name, value) in [
             ("read_level", "max_staleness 500"),
+            ("read_level", "max_staleness:2s"),
+            ("read_level", "max_staleness = 2s"),
             ("read_level", "after s1:1:17 s0:1:3"),
             ("statement_timeout", "2min"),
             ("timezone", "-3:30"),
@@ -304,5 +327,9 @@ mod tests {
         assert_eq!(error.hint.as_deref(), Some("did you mean read_level?"));
         assert_eq!(settings.set("client_encoding", "UTF8").unwrap(), SetOutcome::Ignored);
         assert!(settings.set("statement_timeout", "soon").is_err());
+        settings.set("statement_timeout", "300ms").unwrap();
+        assert_eq!([0, 100, 60_000].map(|client| settings.patience_ms(client)), [300, 100, 300]);
+        settings.reset("statement_timeout").unwrap();
+        assert_eq!([0, 100, 90_000].map(|client| settings.patience_ms(client)), [60_000, 100, 90_000]);
     }
 }

@@ -197,6 +197,14 @@ fn cancel_and_deadline_stop_a_running_query() {
         };
         assert!(matches!(error.code, Code::Invalid | Code::Retry), "{error:?}");
         client.run("SELECT 1", Vec::new()).await.unwrap();
+        // A session's own limit counts also where its client would wait longer.
+        client.run("SET statement_timeout = '300ms'", Vec::new()).await.unwrap();
+        let options = QueryOptions::default().deadline(Duration::from_secs(50));
+        let Err(ClientError::Server(error)) = client.query(&count, Vec::new(), options).await.map(|_| ()) else {
+            panic!("it outlived the session's limit")
+        };
+        assert_eq!(error.sqlstate.as_deref(), Some("57014"), "{error:?}");
+        assert!(error.message.contains("300 ms"), "{error:?}");
     });
     assert_eq!(sql.number("SELECT count(*) FROM n"), 1000);
 }

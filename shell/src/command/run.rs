@@ -6,6 +6,7 @@ use std::process::Command as Process;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_shared::error::{Code, WireError};
+use quorate_shared::ids::Token;
 use quorate_shared::limits::PORT_DEFAULT;
 use quorate_shared::url::{Address, Url, UrlError};
 use quorate_shared::value::{SqlType, Value};
@@ -65,6 +66,19 @@ pub async fn run(
             session.display.timing = to.unwrap_or(!session.display.timing);
             session.display.say(&format!("timing is {}", if session.display.timing { "on" } else { "off" }));
         }
+        Command::Token => match session.token.as_slice() {
+            [] => {
+                return Err(Failure::Statement(WireError::new(
+                    Code::Invalid,
+                    "nothing has been written in this session",
+                )));
+            }
+            tokens => {
+                let text = |t: &Token| format!("{}:{}:{}", t.shard, t.epoch, t.index);
+                let line = tokens.iter().map(text).collect::<Vec<_>>().join(" ");
+                session.write_text(&format!("{line}\n")).map_err(Failure::Output)?;
+            }
+        },
         Command::Format(Some(format)) => session.display.format = Some(format),
         Command::Format(None) => {
             let line = format!("format is {}", session.style().format.name());

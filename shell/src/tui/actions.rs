@@ -17,6 +17,8 @@ pub enum Id {
     Clear,
     /// Leave, from anywhere, also while typing.
     Interrupt,
+    /// Ctrl-C with nothing to cancel.
+    Break,
     /// Show or hide the help.
     Help,
     /// The cluster page.
@@ -345,7 +347,17 @@ pub const ACTIONS: &[Action] = &[
         command: None,
         danger: false,
         enabled: |_| true,
-        matches: |k| ctrl(k, 'q') || ctrl(k, 'c'),
+        matches: |k| ctrl(k, 'q'),
+    },
+    Action {
+        id: Id::Break,
+        keys: "Ctrl-C",
+        label: "leave",
+        help: "Pressed twice with nothing to cancel or empty: leave.",
+        command: None,
+        danger: false,
+        enabled: |_| true,
+        matches: |k| ctrl(k, 'c'),
     },
 ];
 
@@ -386,7 +398,7 @@ pub fn footer(model: &Model) -> impl Iterator<Item = &'static Action> {
     let model_typing = typing(model);
     ACTIONS.iter().filter(move |a| {
         (a.enabled)(model)
-            && !matches!(a.id, Id::Up | Id::Down | Id::PreviousPane)
+            && !matches!(a.id, Id::Up | Id::Down | Id::PreviousPane | Id::Break)
             && (!changes_cluster(a.id) || model.overlay == Some(Overlay::Node))
             && (a.id != Id::Interrupt || model_typing)
             && (a.id != Id::Interrupt || model.overlay != Some(Overlay::Help))

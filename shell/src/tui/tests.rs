@@ -285,7 +285,20 @@ fn a_statement_is_typed_run_and_answered() {
     assert_eq!(model.sql.editor.lines(), ["select *", "from city;"]);
     assert_eq!(ctrl(&mut model, 'c'), [], "empties the statement being written");
     assert_eq!(model.sql.editor.lines(), [""]);
-    assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit], "and leaves when there is nothing to lose");
+    assert_eq!(ctrl(&mut model, 'c'), [], "says how to leave when there is nothing to lose");
+    assert!(screen(&model).contains("Ctrl-C again leaves"));
+    assert_eq!(ctrl(&mut model, 'c'), [Effect::Quit], "and leaves when it is pressed again");
+}
+
+#[test]
+fn ctrl_c_never_leaves_while_a_statement_runs() {
+    let mut model = running((80, 24), true);
+    key(&mut model, KeyCode::Char('2'));
+    type_text(&mut model, "select 1;");
+    key(&mut model, KeyCode::Enter);
+    assert_eq!(ctrl(&mut model, 'c'), [Effect::Cancel]);
+    assert_eq!((ctrl(&mut model, 'c'), ctrl(&mut model, 'c')), (vec![], vec![]));
+    assert!(screen(&model).contains("it is being cancelled; Ctrl-Q leaves"));
 }
 
 #[test]

@@ -123,9 +123,23 @@ fn tell(model: &mut Model, text: String) {
     model.message = Some((text, model.now + MESSAGE_MS));
 }
 
+/// Ctrl-C with nothing to cancel or empty: a habit, and pressed once too often leaves only when it is repeated.
+fn leave_or_say_how(model: &mut Model) -> Vec<Effect> {
+    const AGAIN: &str = "Ctrl-C again leaves";
+    if model.sql.running_since.is_some() {
+        tell(model, "it is being cancelled; Ctrl-Q leaves".to_owned());
+    } else if model.message.as_ref().is_some_and(|(text, until)| text == AGAIN && model.now < *until) {
+        return vec![Effect::Quit];
+    } else {
+        tell(model, AGAIN.to_owned());
+    }
+    Vec::new()
+}
+
 fn act(model: &mut Model, id: Id) -> Vec<Effect> {
     match id {
         Id::Quit | Id::Interrupt => return vec![Effect::Quit],
+        Id::Break => return leave_or_say_how(model),
         Id::Help => {
             model.overlay = Some(Overlay::Help);
             model.scroll = 0;
