@@ -63,10 +63,10 @@ fn bad_input_on_the_port() {
     let noise: Vec<u8> = (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     assert!(talk(node, &noise, false).starts_with("quorate: this port"));
     let said = talk(node, b"QUORATE\n\0\x07\0\x09", false);
-    assert!(said.contains("you speak protocol versions 7 to 9, this node 1 to 1"), "{said}");
-    let said = talk(node, b"QUORATE\n\0\x01\0\x01\xff\xff\xff\xff", false);
+    assert!(said.contains("you speak protocol versions 7 to 9, this node protocol version 2"), "{said}");
+    let said = talk(node, b"QUORATE\n\0\x02\0\x02\xff\xff\xff\xff", false);
     assert!(said.contains("a frame of 4294967295 bytes is over the limit"), "{said}");
-    let said = talk(node, b"QUORATE\n\0\x01\0\x01\0\0\0\x09abc", true);
+    let said = talk(node, b"QUORATE\n\0\x02\0\x02\0\0\0\x09abc", true);
     assert!(said.contains("ended within a frame (7 of 13 bytes)"), "{said}");
     assert!(talk(node, b"QUOR", true).contains("quorate: refused"));
     sql.must("INSERT INTO t VALUES (1)");
