@@ -260,6 +260,11 @@ fn announce(config: &Config, forwarder: &Forwarder, http: Option<&TcpListener>) 
     let line = format!("quorated {} ({}) listens on {}{http}\n", config.node, config.kind(), forwarder.address());
     // A closed stdout is nobody's problem.
     let _ = std::io::stdout().write_all(line.as_bytes());
+    let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let (named, listens) = (forwarder.address(), port(&config.listen));
+    if config.advertise.is_none() && port(named) != listens && listens.as_deref() != Some("0") {
+        tracing::warn!(listen = %config.listen, "others are told to look for this node at {named}, as its --peers says");
+    }
 }
 
 fn assemble(

@@ -5,7 +5,7 @@
 //!
 //! Left out: mouse; the terminal's own selection works instead.
 
-use std::io::stdout;
+use std::io::{IsTerminal, stdout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +49,10 @@ pub struct Options {
 pub async fn run(options: Options) -> std::io::Result<u8> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    if !(std::io::stdin().is_terminal() && stdout().is_terminal()) {
+        let why = "this needs a terminal; `quorate status --watch 1` writes the same picture anywhere";
+        return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, why));
+    }
     let mut terminal = ratatui::try_init()?;
     let restore = Restore;
     execute!(stdout(), EnableBracketedPaste)?;
