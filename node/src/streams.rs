@@ -9,16 +9,22 @@
 pub mod archive;
 pub mod archives;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use quorate_core::catalog::history_of;
+use quorate_core::disk::RealDisk;
 use quorate_core::error::Fatal;
 use quorate_core::log::LogReader;
 use quorate_core::ship::changes::{BadToken, Changes, Found, Part, Start};
+use quorate_core::snapshot::file::read_definition;
+use quorate_core::snapshot::install::fitting;
+use quorate_core::table::TableDef;
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::feed::{Change, FeedBatch, FeedColumns, FeedToken};
-use quorate_shared::ids::ShardId;
+use quorate_shared::ids::{Index, ShardId};
 use quorate_shared::limits::{APPEND_BYTES_MAX, BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use quorate_shared::wire::Response;
 
@@ -30,6 +36,7 @@ use crate::router::Router;
 use crate::serve::outbox::row_bytes;
 use crate::serve::{ArchiveNote, Stream, StreamSink, Streams};
 use crate::store::engine::EngineHandle;
+use crate::store::snapshots;
 
 /// A reader is told that the stream is alive, and where it stands, so often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -49,6 +56,8 @@ struct Source {
     /// The log is kept for archives as for other readers.
     holds: Arc<Holds>,
     engine: Arc<EngineHandle>,
+    /// The node's own directory: the base that the log goes on from has definitions that the log has not.
+    data: PathBuf,
 }
 
 /// A table of the catalog, as far as a feed needs it.
@@ -63,10 +72,10 @@ impl NodeStreams {
         Arc::new(Self { forwarder, reports, source: OnceLock::new() })
     }
 
-    /// Log and engine are open from here on.
-    pub fn serve(&self, log: Arc<dyn LogReader>, holds: Arc<Holds>, engine: Arc<EngineHandle>) {
+    /// Log and engine of a data directory are open from here on.
+    pub fn serve(&self, log: Arc<dyn LogReader>, holds: Arc<Holds>, engine: Arc<EngineHandle>, data: &Path) {
         // A second opening cannot happen.
-        let _ = self.source.set(Source { log, holds, engine });
+        let _ = self.source.set(Source { log, holds, engine, data: data.to_owned() });
     }
 
     fn source(&self) -> Result<&Source, WireError> {
@@ -121,9 +130,27 @@ impl NodeStreams {
         let (view, log) = self.view(token.shard)?;
         // Whether it came in time is seen below.
         let _ = tokio::time::timeout(CATCH_UP, view.wait_applied(token.index)).await;
-        let tree = view.tree().clone();
-        let begun = Changes::from_token(log, tree, &token, epoch, view.applied()).map_err(internal)?;
+        let (tree, point) = (view.tree().clone(), view.applied_point());
+        // One that has begun elsewhere only has begun behind everything here.
+        let began = if point.epoch == epoch { point.epoch_start.index } else { Index::new(u64::MAX) };
+        let older = || self.older(log, &token);
+        let begun = Changes::from_token(log, tree, &token, (epoch, began), view.applied(), &older).map_err(internal)?;
         begun.map_err(|bad| refused(&bad, named.is_some()))
+    }
+
+    /// The definition of a token's table from before it was altered or emptied: in the catalog's history as long as
+    /// versions are kept, behind that in the base the log goes on from.
+    fn older(&self, log: &dyn LogReader, token: &FeedToken) -> Result<Option<TableDef>, Fatal> {
+        if let Some(meta) = self.forwarder.driver().and_then(|driver| driver.view(ShardId::META)) {
+            let mut past = history_of(&**meta.tree(), token.table)?.into_iter().filter_map(|(_, desc)| desc);
+            if let Some(desc) = past.find(|desc| desc.def.version == token.version) {
+                return Ok(Some(desc.def));
+            }
+        }
+        let (Some(source), Some(bounds)) = (self.source.get(), log.bounds(token.shard)) else { return Ok(None) };
+        let dir = snapshots::directory(&source.data);
+        let Some(name) = fitting(&RealDisk, &dir, log, &bounds.base)? else { return Ok(None) };
+        read_definition(&RealDisk, &dir.join(name), token.table)
     }
 
     async fn run_feed(&self, mut changes: Changes, shard: ShardId, sink: &dyn StreamSink) -> Result<(), WireError> {
@@ -232,7 +259,7 @@ fn refused(bad: &BadToken, known: bool) -> WireError {
     let message = bad.to_string();
     match bad {
         BadToken::Ahead { .. } => WireError::new(Code::Retry, message),
-        BadToken::NeedsSnapshot { .. } => WireError::new(Code::Invalid, message)
+        BadToken::NeedsSnapshot { .. } | BadToken::Forgotten { .. } => WireError::new(Code::Invalid, message)
             .hint("read the table, then go on with --from now; another node's log may reach back further"),
         BadToken::OtherEpoch { .. } => WireError::new(Code::Invalid, message)
             .hint("what was delivered may differ from what is in the table: read it, then go on with --from now"),

@@ -8,14 +8,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_shared::ids::{CatalogVersion, DatabaseId, NodeId, ShardId, TableId};
+use quorate_shared::ids::{CatalogVersion, DatabaseId, NodeId, ShardId, TableId, Timestamp};
 use quorate_shared::status::NodeKind;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Tree;
 use crate::error::Fatal;
 use crate::keys::{self, CatalogKey, Key};
-use crate::mvcc::Snapshot;
+use crate::mvcc::{self, Newest, Snapshot};
 use crate::table::TableDef;
 
 /// A database.
@@ -308,6 +309,27 @@ impl Catalog {
     }
 }
 
+/// What the catalog had of a table, newest first, with when it was written; `None`: it was dropped. As far back as
+/// versions are kept.
+pub fn history_of(tree: &dyn Tree, table: TableId) -> Result<Vec<(Timestamp, Option<TableDesc>)>, Fatal> {
+    let versions = versions(tree, CatalogKey::Table(table))?.into_iter();
+    let decoded = versions.map(|v| Ok((v.timestamp, v.row.map(|row| TableDesc::decode(&row)).transpose()?)));
+    decoded.collect()
+}
+
+/// When the catalog was begun, as far back as versions are kept; `None`: it is not yet.
+pub fn founded_at(tree: &dyn Tree) -> Result<Option<Timestamp>, Fatal> {
+    Ok(versions(tree, CatalogKey::Counters)?.last().map(|version| version.timestamp))
+}
+
+/// The versions of a catalog key, newest first.
+fn versions(tree: &dyn Tree, key: CatalogKey) -> Result<Vec<Newest>, Fatal> {
+    let key = key.encode();
+    let older = tree.scan(&keys::history_range_of(&key, Timestamp::MAX), false);
+    let older = older.map(|item| Newest::decode(item?.1).map(Some));
+    std::iter::once(mvcc::newest(tree, &key)).chain(older).filter_map(Result::transpose).collect()
+}
+
 /// The form in which names are compared.
 pub fn fold(name: &str) -> String {
     name.to_lowercase()
@@ -317,12 +339,9 @@ pub fn fold(name: &str) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use quorate_shared::ids::Timestamp;
-
     use super::*;
+    use crate::engine::Batch;
     use crate::engine::memory::MemoryTree;
-    use crate::engine::{Batch, Tree};
-    use crate::mvcc::Newest;
 
     fn hex(b: &[u8]) -> String {
         b.iter().map(|b| format!("{b:02x}")).collect()

@@ -88,7 +88,7 @@ pub(super) fn start(
     let driver = Arc::new(Driver::start(clock, shards, log, catalog, outgoing, flusher)?);
     parts.reports.set_rebuilt(rebuilt);
     parts.forwarder.serve(driver.clone());
-    parts.streams.serve(reader.clone(), parts.events.holds.clone(), closing.handle());
+    parts.streams.serve(reader.clone(), parts.events.holds.clone(), closing.handle(), directory.path());
     let prover = Arc::new(prover(parts, directory, cluster, &driver, &reader, &closing)?);
     parts.events.runner.set_prover(prover.clone());
     // A second start cannot happen.

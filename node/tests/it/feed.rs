@@ -198,6 +198,23 @@ impl Program {
         Self::start(&[&["feed", "-h", &hosts.join(","), "--table", "t"], more].concat())
     }
 
+    /// The token of now of a table at one node.
+    pub fn token(address: &str, table: &str) -> String {
+        let mut program = Self::start(&["feed", "-h", address, "--table", table, "--heartbeat"]);
+        program.line()["token"].as_str().unwrap().to_owned()
+    }
+
+    /// The first so many changes of a table behind a token at one node: what, and the key's `id`.
+    pub fn behind(address: &str, table: &str, token: &str, count: usize) -> Vec<(String, Option<i64>)> {
+        let limit = count.to_string();
+        let mut program = Self::start(&["feed", "-h", address, "--table", table, "--from", token, "--limit", &limit]);
+        let mut next = || {
+            let change = program.change();
+            (change["op"].as_str().unwrap().to_owned(), change["key"]["id"].as_i64())
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
     /// The next line.
     pub fn line(&mut self) -> Json {
         let mut line = String::new();
@@ -301,6 +318,7 @@ fn the_feed_program_ends_by_name() {
     let token = Program::of(&other, &["--heartbeat"]).line()["token"].as_str().unwrap().to_owned();
     let (code, said) = fails(&cluster, &["--from", &token]);
     assert!(code == Some(1) && said.contains("the token is of another cluster or epoch"), "{code:?} {said}");
+    assert!(said.contains("it was given in epoch 1 of id ") && said.contains(", this is another, of id "), "{said}");
 
     // Nobody reads any more, and nothing happens: it goes, quietly.
     let mut program = Program::of(&cluster, &["--heartbeat"]);
@@ -340,4 +358,53 @@ fn readers_behind_the_trimmed_log_are_told_so_by_name() {
     let said = text(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("needs a snapshot: the log of s1 begins after"), "{said}");
     assert!(said.contains("begin a new backup in another directory"), "{said}");
+}
+
+#[test]
+fn a_feed_that_goes_on_leaves_nothing_out_though_the_base_is_newer_than_the_table() {
+    if shell().is_none() {
+        return;
+    }
+    let mut cluster = trimming::started(1, 0, 8);
+    let mut sql = Sql::on(&cluster.nodes[&1]);
+    sql.must("CREATE TABLE q (id INT PRIMARY KEY, v INT)");
+    sql.must("INSERT INTO q VALUES (1, 1)");
+    trimming::create(&mut sql);
+    trimming::overwrite(&mut sql, 0);
+    trimming::until_trimmed(&cluster, &mut sql, &[1], 0);
+    let address = cluster.nodes[&1].address();
+    let token = Program::token(&address, "q");
+    for statement in [
+        "INSERT INTO q VALUES (900, 1)",
+        "DELETE FROM q WHERE id = 1",
+        "TRUNCATE q",
+        "INSERT INTO q VALUES (901, 1)",
+        "ALTER TABLE q ADD COLUMN w INT DEFAULT 4",
+        "TRUNCATE q",
+        "INSERT INTO q VALUES (902, 1, 2)",
+    ] {
+        sql.must(statement);
+    }
+    let name = str::to_owned;
+    let all = [
+        (name("insert"), Some(900)),
+        (name("delete"), Some(1)),
+        (name("truncate"), None),
+        (name("insert"), Some(901)),
+        (name("truncate"), None),
+        (name("insert"), Some(902)),
+    ];
+    assert_eq!(Program::behind(&address, "q", &token, all.len()), all);
+    cluster.node(1).kill();
+    cluster.node(1).start();
+    cluster.wait_ready();
+    assert_eq!(Program::behind(&address, "q", &token, all.len()), all);
+    // Nor when it is gone.
+    Sql::on(&cluster.nodes[&1]).must("DROP TABLE q");
+    let mut program = Program::start(&["feed", "-h", &address, "--table", "q", "--from", &token]);
+    for (op, _) in &all {
+        assert_eq!(program.change()["op"], op.as_str());
+    }
+    let (code, said) = program.ended();
+    assert!(code == Some(1) && said.contains("table \"q\" was dropped: its feed has ended"), "{code:?} {said}");
 }

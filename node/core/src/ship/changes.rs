@@ -6,20 +6,21 @@
 //! is older than the history kept, it is an [`FeedOp::Upsert`].
 //!
 //! Invariants: what comes out depends on the log, the tree's history and the point only, so that a token taken anywhere
-//! goes on with exactly what follows; void entries deliver nothing, as they change nothing.
+//! goes on with exactly what follows; void entries deliver nothing, as they change nothing. A reader that goes on gets the
+//! definition its token names, which tells the rows' storage, or it is refused: under another one it would leave out rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_shared::feed::{Change, FeedColumns, FeedOp, FeedToken};
-use quorate_shared::ids::{Epoch, Hash, Index, IndexId, ShardId, TableId, Timestamp};
+use quorate_shared::ids::{Epoch, Hash, Index, IndexId, SchemaVersion, ShardId, TableId, Timestamp};
 use quorate_shared::limits::APPEND_BYTES_MAX;
 use quorate_shared::wire::Column;
 
 use super::chain_at;
 use crate::engine::Tree;
-use crate::entry::{self, Body, Entry, Transaction};
+use crate::entry::{self, Body, Entry, Kind, Transaction};
 use crate::error::Fatal;
 use crate::keys::{self, Key};
 use crate::log::{LogEntry, LogReader, Payload};
@@ -56,15 +57,12 @@ pub enum BadToken {
         at: Index,
     },
     /// This log has another history there.
-    #[error(
-        "the token is of another cluster or epoch: it was given in epoch {theirs}, this is {ours}, and the histories differ \
-         at entry {at}"
-    )]
+    #[error("the token is of another cluster or epoch: {}, and the histories differ at entry {at}", differ(.theirs, .ours))]
     OtherEpoch {
         /// The token's epoch.
-        theirs: u64,
+        theirs: Epoch,
         /// The server's.
-        ours: u64,
+        ours: Epoch,
         /// The token's point.
         at: Index,
     },
@@ -76,7 +74,17 @@ pub enum BadToken {
         /// What is applied here.
         applied: Index,
     },
-    /// No such table, and nothing left of it in the log.
+    /// The table was altered or emptied behind the token, and what it was like there is kept no longer.
+    #[error(
+        "needs a snapshot: the token stands at entry {at} under the table's definition {version}, which is kept no longer"
+    )]
+    Forgotten {
+        /// The token's point.
+        at: Index,
+        /// The definition's version.
+        version: SchemaVersion,
+    },
+    /// It was dropped, and what it was like is kept no longer.
     #[error("the table of the token does not exist any more")]
     NoTable,
 }
@@ -125,16 +133,19 @@ impl Changes {
         Self::new(Start { skip: 0, ..start }, tree, def).map(Some)
     }
 
-    /// Behind a token, checked against this log. `applied` is how far the tree is.
+    /// Behind a token, checked against this log. The epoch began behind an index; `applied` is how far the tree is. `older`
+    /// finds the definition of the token's table and version where the tree has a newer one, as far as it is kept
+    /// elsewhere than in the log.
     pub fn from_token(
         log: &dyn LogReader,
         tree: Arc<dyn Tree>,
         token: &FeedToken,
-        epoch: Epoch,
+        (epoch, began): (Epoch, Index),
         applied: Index,
+        older: &dyn Fn() -> Result<Option<TableDef>, Fatal>,
     ) -> Result<Result<Self, BadToken>, Fatal> {
         let at = token.index;
-        let other = || BadToken::OtherEpoch { theirs: token.epoch.number, ours: epoch.number, at };
+        let other = || BadToken::OtherEpoch { theirs: token.epoch, ours: epoch, at };
         if token.epoch.number > epoch.number {
             return Ok(Err(other()));
         }
@@ -149,11 +160,16 @@ impl Changes {
             Some(chain) if FeedToken::check_of(&chain) == token.check => chain,
             _ => return Ok(Err(other())),
         };
+        // What it stands in the middle of must be the entry that follows here, too.
+        let elsewhere = token.epoch != epoch && at >= began;
+        if token.skip > 0 && (elsewhere || begins_epoch(log, token.shard, at.next())?) {
+            return Ok(Err(other()));
+        }
         let (shard, table, skip) = (token.shard, token.table, token.skip);
         let start = Start { shard, epoch, table, index: at, chain, skip };
-        match definition(log, &*tree, token, base)? {
-            Some(def) => Self::new(start, tree, def).map(Ok),
-            None => Ok(Err(BadToken::NoTable)),
+        match definition(log, &*tree, token, base, older)? {
+            Ok(def) => Self::new(start, tree, def).map(Ok),
+            Err(bad) => Ok(Err(bad)),
         }
     }
 
@@ -238,7 +254,7 @@ impl Changes {
             }
             let before = match seen.insert(key.clone(), row.is_some()) {
                 Some(was) => Some(was),
-                None => existed(&self.tree, key, timestamp)?,
+                None => existed(&self.tree, &known.def, key, timestamp)?,
             };
             let op = match (row, before) {
                 (None, Some(false)) => {
@@ -321,15 +337,41 @@ impl Known {
     }
 }
 
-/// Whether a row was there just before a timestamp; `None`: that is older than the history kept.
-fn existed(tree: &Arc<dyn Tree>, key: &[u8], timestamp: Timestamp) -> Result<Option<bool>, Fatal> {
+/// The epochs of a token and of a server: by number, and by id where that is what differs.
+fn differ(theirs: &Epoch, ours: &Epoch) -> String {
+    let number = ours.number;
+    match theirs.number == number {
+        true if theirs.id == ours.id => format!("both are in epoch {number}"),
+        true => {
+            format!("it was given in epoch {number} of id {:016x}, this is another, of id {:016x}", theirs.id, ours.id)
+        }
+        false => format!("it was given in epoch {}, this is epoch {number}", theirs.number),
+    }
+}
+
+/// Whether a row was there just before a timestamp; `None`: that is older than the history kept, or the row was purged
+/// since with the storage it was in.
+fn existed(tree: &Arc<dyn Tree>, def: &TableDef, key: &[u8], timestamp: Timestamp) -> Result<Option<bool>, Fatal> {
     let before = Timestamp::from_raw(timestamp.raw().saturating_sub(1));
     let snapshot = Snapshot::new(tree.clone(), before);
     match snapshot.get(key) {
-        Ok(version) => Ok(Some(version.is_some())),
+        Ok(Some(_)) => Ok(Some(true)),
+        Ok(None) => {
+            let gone = mvcc::newest(&**tree, key)?.is_none()
+                && current(&**tree, def.id)?.is_none_or(|now| now.storage != def.storage);
+            Ok((!gone).then_some(false))
+        }
         Err(_) if before < mvcc::horizon(&**tree)? => Ok(None),
         Err(fatal) => Err(fatal),
     }
+}
+
+/// Whether an epoch begins with an entry.
+fn begins_epoch(log: &dyn LogReader, shard: ShardId, index: Index) -> Result<bool, Fatal> {
+    let entry = log.entries(shard, index, index.next(), 0)?.into_iter().next();
+    Ok(entry.is_some_and(|entry| {
+        entry.payload == Payload::Entry && Entry::header(&entry.bytes).is_ok_and(|header| header.kind == Kind::Epoch)
+    }))
 }
 
 /// A table as the tree has it now.
@@ -339,37 +381,41 @@ fn current(tree: &dyn Tree, table: TableId) -> Result<Option<Arc<TableDef>>, Fat
     Ok(Some(Arc::new(def)))
 }
 
-/// A table as of a token: the tree's where nothing has changed since, else the last in the log at or before the token,
-/// else the first behind it (rows of older versions decode by position).
+/// A table as of a token, by the version that the token names: from the tree where nothing has changed since, from where
+/// older ones are kept, or from the log up to the token.
 fn definition(
     log: &dyn LogReader,
     tree: &dyn Tree,
     token: &FeedToken,
     base: Index,
-) -> Result<Option<Arc<TableDef>>, Fatal> {
+    older: &dyn Fn() -> Result<Option<TableDef>, Fatal>,
+) -> Result<Result<Arc<TableDef>, BadToken>, Fatal> {
+    let named = |def: &TableDef| def.id == token.table && def.version == token.version;
     let now = current(tree, token.table)?;
-    if let Some(now) = now.as_ref().filter(|now| now.version == token.version) {
-        return Ok(Some(now.clone()));
+    if let Some(now) = now.as_ref().filter(|now| named(now)) {
+        return Ok(Ok(now.clone()));
     }
-    let mut last = None;
+    if let Some(def) = older()?.filter(named) {
+        return Ok(Ok(Arc::new(def)));
+    }
     let mut next = base.next();
-    let end = log.bounds(token.shard).map_or(base, |bounds| bounds.last).next();
-    while next < end {
-        let entries = log.entries(token.shard, next, end, APPEND_BYTES_MAX)?;
-        for log_entry in &entries {
-            for def in fences(log_entry, token.table) {
-                if log_entry.index > token.index {
-                    return Ok(last.or(Some(Arc::new(def))));
-                }
-                last = Some(Arc::new(def));
-            }
+    // A token in the middle of an entry may have been given behind a fence in that entry.
+    let last = log.bounds(token.shard).map_or(base, |bounds| bounds.last).min(token.index.next());
+    while next <= last {
+        let entries = log.entries(token.shard, next, last.next(), APPEND_BYTES_MAX)?;
+        let mut defs = entries.iter().flat_map(|entry| fences(entry, token.table));
+        if let Some(def) = defs.find(named) {
+            return Ok(Ok(Arc::new(def)));
         }
         match entries.last() {
             Some(entry) => next = entry.index.next(),
             None => break,
         }
     }
-    Ok(last.or(now))
+    Ok(Err(match now {
+        Some(_) => BadToken::Forgotten { at: token.index, version: token.version },
+        None => BadToken::NoTable,
+    }))
 }
 
 fn fences(log_entry: &LogEntry, table: TableId) -> Vec<TableDef> {
@@ -384,3 +430,6 @@ fn fences(log_entry: &LogEntry, table: TableId) -> Vec<TableDef> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,10 +14,12 @@ use super::{
 };
 use crate::disk::{Disk, DiskFile};
 use crate::entry::codec::Reader as Codec;
+use crate::entry::decode_table;
 use crate::error::Fatal;
 use crate::keys::{self, Key};
 use crate::machine::{Digest, MachineState, storage_of};
 use crate::mvcc;
+use crate::table::TableDef;
 
 /// What was written and not synced, beyond which it is synced: a sync of everything at the end would keep the log's own
 /// syncs waiting.
@@ -113,6 +115,23 @@ impl Writer {
 /// Reads a snapshot's head; nothing behind it is looked at.
 pub fn read_head(disk: &dyn Disk, path: &Path) -> Result<Head, Fatal> {
     Ok(Pieces::open(disk, path)?.head)
+}
+
+/// A table's definition in a snapshot; nothing behind the machine's own records is read.
+pub fn read_definition(disk: &dyn Disk, path: &Path, table: TableId) -> Result<Option<TableDef>, Fatal> {
+    let mut pieces = Pieces::open(disk, path)?;
+    let (wanted, mut found, mut rows) = (Key::Table(table).encode(), None, false);
+    while found.is_none()
+        && !rows
+        && pieces.next(&mut |key, value| {
+            rows |= keys::is_versioned(&key);
+            if key == wanted {
+                found = decode_table(&value);
+            }
+            Ok(())
+        })?
+    {}
+    Ok(found)
 }
 
 /// Reads a whole snapshot: every checksum, and the digests recomputed from the rows.
