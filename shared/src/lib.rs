@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod anchor;
 pub mod archive;
+pub mod duration;
 pub mod error;
 pub mod feed;
 pub mod ids;

@@ -3,6 +3,7 @@
 //! A cause is named once: a node that is down has no lagging replica besides. Names and severities are a contract with
 //! whoever watches `quorate status`.
 
+use quorate_shared::duration;
 use quorate_shared::limits::CLOCK_AHEAD_MS_MAX;
 use quorate_shared::status::{ClusterStatus, MemberStatus, NodeKind, Problem, ShardStatus, Verdict};
 
@@ -248,17 +249,16 @@ fn members(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
             }
             continue;
         };
-        let behind = if member.lag_at_least { "at least " } else { "" };
+        let behind = format!("{}{}", if member.lag_at_least { "at least " } else { "" }, duration::text(lag_ms));
         if member.stuck_at.as_deref() == Some("snapshot") {
             let hint = "the leader's log does not reach back to it any more; it is filled from a snapshot";
             found.push(Found::new("NeedsSnapshot", Verdict::Warning, subject, hint));
         } else if let Some(phase) = member.stuck_at.as_deref() {
-            let hint =
-                format!("it does not get on at {phase}, {behind}{lag_ms} ms behind; look at {}'s log", member.node);
+            let hint = format!("it does not get on at {phase}, {behind} behind; look at {}'s log", member.node);
             let severity = if lag_ms > STALL_MS_MAX { Verdict::Critical } else { Verdict::Warning };
             found.push(Found::new("ReplicaStalled", severity, subject, hint).aged(lag_ms));
         } else if lag_ms > LAG_MS_MAX {
-            let hint = format!("it is {behind}{lag_ms} ms behind; look at its disk, its load and the network to it");
+            let hint = format!("it is {behind} behind; look at its disk, its load and the network to it");
             found.push(Found::new("ReplicaLagging", Verdict::Warning, subject, hint).aged(lag_ms));
         }
     }

@@ -5,17 +5,20 @@
 //!
 //! What is read must be complete: nothing at or before the time may be committed or applied later. A shard that has applied
 //! something newer is complete, since times grow with the log; one that is idle gets an empty entry for it. Versions below
-//! the horizon are gone: that is refused by name, and looked at again after the last row, as is whether a table that was
-//! read has been dropped or emptied since.
+//! the horizon are gone: that is refused by name, and looked at again after the last row. So are the rows of a table that
+//! was dropped or emptied since: they go at once, whatever the horizon.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
-use quorate_core::catalog::Catalog;
+use quorate_core::catalog::{Catalog, TableDesc, founded_at, history_of};
 use quorate_core::mvcc::Snapshot;
 use quorate_core::table::IndexState;
+use quorate_shared::archive::manifest::time_text;
+use quorate_shared::duration;
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{ShardId, TableId, Timestamp};
 use quorate_shared::wire::{Done, ReadLevel};
@@ -95,8 +98,11 @@ fn resolve(run: &Run, text: &str) -> Result<u64, WireError> {
         }
     };
     if ms > now_ms {
-        return Err(WireError::sql("22023", format!("AS OF {text:?} is in the future: {} ms from now", ms - now_ms))
-            .hint("only what has been committed can be read"));
+        return Err(WireError::sql(
+            "22023",
+            format!("AS OF {text:?} is in the future: {} from now", duration::text(ms - now_ms)),
+        )
+        .hint("only what has been committed can be read"));
     }
     Ok(ms)
 }
@@ -107,10 +113,8 @@ struct Past {
     meta: Snapshot,
     data: Snapshot,
     catalog: Arc<Catalog>,
-    /// Tables of then that are gone or emptied, by name.
-    gone: Vec<String>,
-    /// Those that are not: identity and storage.
-    kept: Vec<(TableId, TableId)>,
+    /// Tables of then whose rows are gone: their names, and their storage then.
+    gone: BTreeMap<TableId, (String, TableId)>,
 }
 
 /// Runs a query as of its time.
@@ -126,12 +130,10 @@ pub async fn run_query(
     sink: &mut dyn Sink,
 ) -> Result<Done, WireError> {
     let past = past(run, resolve(run, text)?).await?;
-    let planned = plan::plan_query(run, &past.catalog, query, &parsed.labels, &parsed.spelling).map_err(|error| {
-        if error.code == Code::NotFound && !past.gone.is_empty() {
-            return error.detail(format!("dropped or emptied since: {}", past.gone.join(", ")));
-        }
-        error
-    })?;
+    let planned = plan::plan_query(run, &past.catalog, query, &parsed.labels, &parsed.spelling)?;
+    if let Some(error) = planned.used.tables.iter().find_map(|table| past.gone(*table)) {
+        return Err(error);
+    }
     if planned.used.picture || planned.used.running || planned.used.shards.iter().any(|s| *s != ShardId::DATA) {
         return Err(WireError::unsupported("AS OF over system tables").hint("they show how things are now"));
     }
@@ -145,7 +147,7 @@ pub async fn run_query(
             .hint("read as of a moment before or after"),
         false => error,
     })?;
-    past.check_kept(run).await?;
+    past.check_kept(run, &planned.used.tables).await?;
     Ok(Done { tag: "SELECT".to_owned(), rows, ..Done::default() })
 }
 
@@ -156,10 +158,14 @@ async fn past(run: &Run, ms: u64) -> Result<Past, WireError> {
     let (meta, data) = (Snapshot::new(meta?.snapshot.tree, at), Snapshot::new(data?.snapshot.tree, at));
     let now = run.router.catalog();
     let loaded = Catalog::load(&meta, now.version);
-    let mut past = Past { ms, meta, data, catalog: now.clone(), gone: Vec::new(), kept: Vec::new() };
+    let mut past = Past { ms, meta, data, catalog: now.clone(), gone: BTreeMap::new() };
     past.check(&past.meta)?;
     past.check(&past.data)?;
-    past.keep(loaded.map_err(|fatal| failed(&fatal))?, &now);
+    let then = loaded.map_err(|fatal| failed(&fatal))?;
+    if then.counters.is_none() {
+        return Err(past.before_all());
+    }
+    past.keep(then, &now);
     Ok(past)
 }
 
@@ -196,10 +202,27 @@ fn failed(fatal: &quorate_core::error::Fatal) -> WireError {
 fn horizon(snapshot: &Snapshot, ms: u64) -> Option<WireError> {
     let horizon = quorate_core::mvcc::horizon(&*snapshot.tree).ok()?;
     (snapshot.timestamp < horizon).then(|| {
-        let before = horizon.ms().saturating_sub(ms);
-        WireError::sql("22023", format!("AS OF is {before} ms before the horizon: versions that old are gone"))
+        let before = duration::text(horizon.ms().saturating_sub(ms));
+        WireError::sql("22023", format!("AS OF is {before} before the horizon: versions that old are gone"))
             .hint("versions are kept for an hour")
     })
+}
+
+/// What made a table's rows of a past time go, and when, by its history, newest first.
+fn end_of(history: &[(Timestamp, Option<TableDesc>)], storage: TableId, then: Timestamp) -> (&'static str, Timestamp) {
+    let other = |desc: &Option<TableDesc>| desc.as_ref().is_none_or(|desc| desc.def.storage != storage);
+    let newer = history.iter().take_while(|(at, _)| *at > then);
+    let Some((place, (at, desc))) = newer.enumerate().filter(|(_, (_, desc))| other(desc)).last() else {
+        return ("DROP or TRUNCATE", Timestamp::MIN);
+    };
+    let before = history.get(place + 1).and_then(|(_, desc)| desc.as_ref());
+    let what = match (desc, before) {
+        (None, _) => "DROP",
+        (Some(now), Some(before)) if now.def.columns != before.def.columns => "ALTER",
+        (Some(now), Some(before)) if now.def.primary_key != before.def.primary_key => "ALTER",
+        _ => "TRUNCATE",
+    };
+    (what, *at)
 }
 
 impl Past {
@@ -210,29 +233,46 @@ impl Past {
         }
     }
 
-    /// The catalog of then without what has no rows any more: they go at once, whatever the horizon.
+    /// The refusal of a time before the cluster's first entry.
+    fn before_all(&self) -> WireError {
+        let began = founded_at(&*self.meta.tree).ok().flatten().map_or(self.ms, Timestamp::ms);
+        let before = duration::text(began.saturating_sub(self.ms));
+        WireError::sql("22023", format!("AS OF is {before} before the horizon: nothing was committed as early as that"))
+            .hint(format!("the cluster began at {}", time_text(began)))
+    }
+
+    /// Takes the catalog of then; of its tables those are noted that have no rows of then any more.
     fn keep(&mut self, mut then: Catalog, now: &Catalog) {
-        let (gone, kept) = (&mut self.gone, &mut self.kept);
-        then.tables.retain(|_, table| {
+        for table in then.tables.values_mut() {
             let Some(current) = now.table_by_id(table.def.id).filter(|t| t.def.storage == table.def.storage) else {
-                gone.push(table.def.name.clone());
-                return false;
+                self.gone.insert(table.def.id, (table.def.name.clone(), table.def.storage));
+                continue;
             };
             let public = |id| current.def.indexes.iter().any(|i| i.id == id && i.state == IndexState::Public);
             table.def.indexes.retain(|index| public(index.id));
-            kept.push((table.def.id, table.def.storage));
-            true
-        });
+        }
         self.catalog = Arc::new(then);
     }
 
+    /// The refusal of a table whose rows of then are gone, if they are.
+    fn gone(&self, table: TableId) -> Option<WireError> {
+        let (name, storage) = self.gone.get(&table)?;
+        let history = history_of(&*self.meta.tree, table).unwrap_or_default();
+        let (what, at) = end_of(&history, *storage, self.meta.timestamp);
+        let at = if at == Timestamp::MIN { String::new() } else { format!(" at {}", time_text(at.ms())) };
+        let message = format!("AS OF cannot go behind the {what} of \"{name}\"{at}: the rows from before are gone");
+        Some(WireError::sql("22023", message).hint("a backup can be restored to any time (quorate restore --to-time)"))
+    }
+
     /// Fails if a table was dropped or emptied while it was read.
-    async fn check_kept(&self, run: &Run) -> Result<(), WireError> {
+    async fn check_kept(&self, run: &Run, used: &BTreeSet<TableId>) -> Result<(), WireError> {
         run.router.read(ShardId::META, &run.read_level, run.deadline).await?;
         let now = run.router.catalog();
-        let there =
-            |(id, storage): &(TableId, TableId)| now.table_by_id(*id).is_some_and(|t| t.def.storage == *storage);
-        if self.kept.iter().all(there) {
+        let there = |id: &TableId| {
+            let then = self.catalog.table_by_id(*id).map(|t| t.def.storage);
+            then.is_some() && now.table_by_id(*id).map(|t| t.def.storage) == then
+        };
+        if used.iter().all(there) {
             return Ok(());
         }
         Err(WireError::new(Code::Retry, "a table was dropped or emptied while the past was read"))

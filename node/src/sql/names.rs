@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use quorate_core::catalog::{Catalog, TableDesc, ViewDesc};
 use quorate_shared::error::WireError;
-use quorate_shared::ids::ShardId;
+use quorate_shared::ids::{ShardId, TableId};
 use quorate_shared::limits::DATABASE_SYSTEM;
 use sqlparser::ast;
 
@@ -37,6 +37,8 @@ const VIEW_DEPTH_MAX: usize = 16;
 pub struct Used {
     /// Shards its tables live in.
     pub shards: BTreeSet<ShardId>,
+    /// Those tables.
+    pub tables: BTreeSet<TableId>,
     /// Lower-case column names with the catalog's spelling.
     pub columns: HashMap<String, String>,
     /// It reads the cluster's picture.
@@ -153,6 +155,7 @@ impl<'a> Names<'a> {
     fn base(&self, table: &TableDesc) -> QuorateTable {
         let mut used = self.lock();
         used.shards.insert(table.shard);
+        used.tables.insert(table.def.id);
         for column in table.def.columns.iter().filter(|c| !c.dropped && c.name.chars().any(char::is_uppercase)) {
             used.columns.entry(column.name.to_lowercase()).or_insert_with(|| column.name.clone());
         }

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+pub use quorate_shared::duration::text as duration;
 use quorate_shared::status::{ClusterStatus, MemberStatus, NodeStatus, ShardStatus, Verdict};
 use unicode_width::UnicodeWidthStr;
 
@@ -142,16 +143,6 @@ pub fn lag(member: &MemberStatus) -> String {
 
 fn unknown() -> String {
     "-".to_owned()
-}
-
-/// `4 ms`, `7.3 s`, `12 min`, `3.0 h`.
-pub fn duration(ms: u64) -> String {
-    match ms {
-        0..1000 => format!("{ms} ms"),
-        1000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        60_000..3_600_000 => format!("{} min", ms / 60_000),
-        _ => format!("{}.{} h", ms / 3_600_000, ms % 3_600_000 / 360_000),
-    }
 }
 
 fn uptime(ms: u64) -> String {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use quorate_core::proposal::Proposal;
 use quorate_shared::admin::{AdminOutcome, AdminPlan};
+use quorate_shared::duration;
 use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{NodeId, ShardId, Term};
 use quorate_shared::status::{MemberStatus, NodeKind};
@@ -154,8 +155,10 @@ fn lagging(node: NodeId, shard: ShardId, member: &MemberStatus) -> Option<String
     }
     let least = if member.lag_at_least { "at least " } else { "" };
     Some(format!(
-        "Lagging: {node} is {entries} entries and {least}{ms} ms behind in {shard}; at most {LAG_ENTRIES_MAX} entries and \
-         {LAG_MS_MAX} ms are allowed"
+        "Lagging: {node} is {entries} entries and {least}{} behind in {shard}; at most {LAG_ENTRIES_MAX} entries and \
+         {} are allowed",
+        duration::text(ms),
+        duration::text(LAG_MS_MAX)
     ))
 }
 

@@ -46,7 +46,7 @@ fn what_a_switchover_is_refused_for() {
         (member.lag_entries, member.lag_ms, member.lag_at_least) = (Some(20_000), Some(7_300), true);
     });
     let refused = switchover_refusals(behind.clone(), 2);
-    assert!(refused.starts_with("Lagging: n2 is 20000 entries and at least 7300 ms behind in s1"), "{refused}");
+    assert!(refused.starts_with("Lagging: n2 is 20000 entries and at least 7.3 s behind in s1"), "{refused}");
     let chosen = switchover::plan(&Scene::new(behind), None);
     assert!(chosen.plan.title.ends_with("to n3"), "{}", chosen.plan.title);
 }
