@@ -166,6 +166,12 @@ type Scans = BTreeMap<ShardId, Scan>;
 
 /// Reads everything, proves it, and finds where each shard is to be cut.
 fn scan(backup: &Backup, cut: Cut) -> Result<(Scans, Vec<String>), RestoreError> {
+    if let Cut::Index(shard, _) = cut
+        && !SHARDS.contains(&shard)
+    {
+        let there: Vec<String> = SHARDS.iter().map(ShardId::to_string).collect();
+        return Err(RestoreError::Refused(format!("there is no shard {shard}: a backup has {}", there.join(" and "))));
+    }
     for shard in SHARDS {
         backup.shard(shard)?;
     }
@@ -191,10 +197,14 @@ fn scan(backup: &Backup, cut: Cut) -> Result<(Scans, Vec<String>), RestoreError>
         };
         scans.insert(shard, backup.scan(shard, limit.filter(|_| index.is_none()), index)?);
     }
+    let mut notes: Vec<String> = scans.values().filter_map(|scan| scan.torn.clone()).collect();
     if let Cut::Time(ms) = cut {
         check_range(&scans, ms)?;
+        notes.extend(scans.iter().filter(|(_, scan)| scan.reach() < ms).map(|(shard, scan)| {
+            let (time, reach) = (time_text(ms), time_text(scan.reach()));
+            format!("{shard} is known to be complete up to {reach} only: what it had up to {time} may be missing")
+        }));
     }
-    let mut notes: Vec<String> = scans.values().filter_map(|scan| scan.torn.clone()).collect();
     if !backup.manifest.ended {
         let updated = &backup.manifest.updated;
         notes.push(format!("the archiver was not stopped as it should be, or still runs (it last wrote at {updated})"));
@@ -207,8 +217,9 @@ fn check_range(scans: &Scans, ms: u64) -> Result<(), RestoreError> {
     let begun = scans.values().map(|scan| scan.base_time).max().filter(|time| *time > Timestamp::MIN);
     let first = begun.or(scans.values().map(|scan| scan.first_time).filter(|time| *time > Timestamp::MIN).min());
     let first = first.map_or(0, Timestamp::ms);
-    // Every shard must reach there.
-    let last = scans.values().map(|scan| scan.until_ms.max(scan.last_time.ms())).min().unwrap_or(0);
+    // As far as there are entries of any shard, as in a restore of everything: an idle one has none.
+    let complete = scans.values().map(Scan::reach).min().unwrap_or(0);
+    let last = scans.values().map(|scan| scan.last_time.ms()).max().unwrap_or(0).max(complete);
     if ms < first || ms > last {
         let (time, first, last) = (time_text(ms), time_text(first), time_text(last));
         return Err(RestoreError::Refused(format!("{time} is not in the backup; it reaches from {first} to {last}")));

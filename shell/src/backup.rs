@@ -18,10 +18,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use quorate_shared::archive::manifest::{Manifest, ShardFiles, time_text};
 use quorate_shared::archive::{ArchivePart, ArchiveReport};
 use quorate_shared::client::{Client, ClientError, Policy};
 use quorate_shared::error::Code;
-use quorate_shared::ids::{ClusterId, ShardId};
+use quorate_shared::ids::{ClusterId, ShardId, Timestamp};
+use serde_json::{Value as Json, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::archive::Archiver;
@@ -132,7 +134,7 @@ async fn backup(options: &Options, to: &Path, args: &BackupArgs, paint: Paint) -
     eprintln!("ended: {}", archiver.progress());
     if args.json {
         let mut out = Output::stdout();
-        serde_json::to_writer_pretty(&mut out, archiver.manifest())?;
+        serde_json::to_writer_pretty(&mut out, &document(archiver.manifest()))?;
         out.write_all(b"\n")?;
         out.flush()?;
     }
@@ -146,6 +148,48 @@ fn waits(error: &ClientError) -> bool {
         ClientError::Server(error) => matches!(error.code, Code::Retry | Code::Busy | Code::Redirect),
         _ => false,
     }
+}
+
+/// A backup for programs: `schema: 1`. Ids and hashes are hex, shards go by their names, times are RFC 3339.
+fn document(manifest: &Manifest) -> Json {
+    let time = |ms: u64| (ms > 0).then(|| time_text(ms));
+    let shard = |files: &ShardFiles| {
+        let base = &files.base;
+        let last = files.open.as_ref().map(|open| open.last).or(files.files.last().map(|file| file.last));
+        let log = files.files.iter().map(|file| {
+            json!({
+                "file": file.file,
+                "after": file.after,
+                "last": file.last,
+                "chain": file.chain,
+                "first_time": time(Timestamp::from_raw(file.first_time).ms()),
+                "last_time": time(Timestamp::from_raw(file.last_time).ms()),
+                "bytes": file.bytes,
+                "blake3": file.blake3,
+            })
+        });
+        json!({
+            "shard": files.id().to_string(),
+            "epoch": base.epoch,
+            "epoch_id": format!("{:016x}", base.epoch_id),
+            "after": base.index,
+            "chain": base.chain,
+            "time": time(base.timestamp().ms()),
+            "snapshot": base.snapshot,
+            "last": last.unwrap_or(base.index),
+            "until": time(files.until_ms),
+            "files": log.collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "schema": 1,
+        "id": format!("{:016x}", manifest.id),
+        "cluster": manifest.cluster,
+        "started": manifest.started,
+        "updated": manifest.updated,
+        "ended": manifest.ended,
+        "shards": manifest.shards.iter().map(shard).collect::<Vec<_>>(),
+    })
 }
 
 /// Archives one shard until that is complete; a cluster that is lost is waited for.

@@ -172,15 +172,18 @@ fn replay_all(
 }
 
 fn replay(backup: &Backup, shard: ShardId, scan: &Scan, tree: Arc<dyn Tree>) -> Result<Replayed, RestoreError> {
-    let base: BaseRecord = match backup.snapshot(shard)? {
+    let snapshot = backup.snapshot(shard)?;
+    let base: BaseRecord = match &snapshot {
         None => backup.base(shard)?,
         Some(path) => {
-            let installed = snapshot::install::install(&RealDisk, &path, &*tree);
+            let installed = snapshot::install::install(&RealDisk, path, &*tree);
             installed.map_err(|fatal| RestoreError::Damaged(fatal.to_string()))?.head.base
         }
     };
     let machine = Machine::open(tree, &base)?;
-    let mut replayed = Replayed { machine, compared: 0, compared_at: 0 };
+    // A snapshot has the digests of the state it was taken of; installing it has compared them with its rows.
+    let compared = u64::from(snapshot.is_some());
+    let mut replayed = Replayed { machine, compared, compared_at: compared * base.index.get() };
     if let Some(mark) = scan.marks.get(&base.index) {
         replayed.compare(shard, mark)?;
     }

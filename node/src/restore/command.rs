@@ -83,9 +83,10 @@ impl BackupVerifyArgs {
             for shard in &summary.shards {
                 let id = shard.shard.trim_start_matches('s').parse().map(ShardId::new).unwrap_or(ShardId::META);
                 out.push(match shard.compared {
-                    0 => format!("{id}: there were no digests to compare with"),
+                    0 => format!("{id}: it has no snapshot and no digests to compare with; the hash chain is what proves it"),
                     n => format!(
-                        "{id}: the digests of all tables were those of the cluster at {n} points, the last at entry {} of {}",
+                        "{id}: the digests of all tables were those of the cluster at {n} point{}, the last at entry {} of {}",
+                        if n == 1 { "" } else { "s" },
                         last(shard.compared_at),
                         last(shard.archived)
                     ),
@@ -99,13 +100,20 @@ impl BackupVerifyArgs {
 
 fn lines(summary: &Summary) -> Vec<String> {
     let shard = |shard: &super::ShardSummary| {
+        let tables = format!("{} table{}", shard.tables, if shard.tables == 1 { "" } else { "s" });
+        if shard.archived == shard.after {
+            let base = shard.after;
+            return format!(
+                "{}: checksums proved of its base at entry {base}, it has no entries behind it; {tables}",
+                shard.shard
+            );
+        }
         format!(
-            "{}: checksums and hash chain proved for entries {} to {}; replayed to {}, {} tables",
+            "{}: checksums and hash chain proved for entries {} to {}; replayed to {}, {tables}",
             shard.shard,
             shard.after + 1,
             shard.archived,
-            shard.index,
-            shard.tables
+            shard.index
         )
     };
     let notes = summary.notes.iter().map(|note| format!("note: {note}"));

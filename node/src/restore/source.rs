@@ -48,6 +48,13 @@ pub struct Scan {
     pub epoch: u64,
 }
 
+impl Scan {
+    /// Everything committed up to this time is in it for certain, milliseconds since 1970.
+    pub fn reach(&self) -> u64 {
+        self.until_ms.max(self.last_time.ms())
+    }
+}
+
 /// What a backup has of a shard, in order.
 pub enum Item {
     /// An entry, proved.

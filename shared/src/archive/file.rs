@@ -66,14 +66,18 @@ enum Record {
 
 /// Why a file cannot be used.
 #[derive(thiserror::Error, Debug)]
-#[error("{}: {why} (at byte {at})", file.display())]
+#[error("{}: {why}{}", file.display(), place(*at))]
 pub struct FileError {
     /// The file.
     pub file: PathBuf,
     /// What is wrong.
     pub why: String,
-    /// Where.
+    /// Where; 0 is the file as a whole.
     pub at: u64,
+}
+
+fn place(at: u64) -> String {
+    if at == 0 { String::new() } else { format!(" (at byte {at})") }
 }
 
 /// `s1-00000000000000001234.qlog`: the shard and the point before its first entry.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{Closed, sync_dir};
 use super::{ArchiveBase, ArchivePoint};
+pub use crate::anchor::{hex, unhex};
 use crate::ids::{ClusterId, Epoch, Hash, Index, ShardId, Timestamp};
 
 /// Its name.
@@ -265,28 +266,6 @@ impl From<Closed> for LogFile {
             blake3: hex(&closed.hash.0),
         }
     }
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        // Writing into memory cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}
-
-/// So many bytes from hex.
-pub fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let mut out = [0; N];
-    if text.len() != 2 * N || !text.is_ascii() {
-        return None;
-    }
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(out)
 }
 
 /// Milliseconds since 1970 as RFC 3339, UTC.
