@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::anchor::{hex, unhex};
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $inner:ty, $prefix:literal) => {
         $(#[$doc])*
@@ -117,9 +119,28 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A 256-bit BLAKE3 hash: a link of a log's chain.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+/// A 256-bit BLAKE3 hash: a link of a log's chain. Hex in JSON, its bytes in what programs alone read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Hash(pub [u8; 32]);
+
+impl Serialize for Hash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serializer.is_human_readable() {
+            true => serializer.serialize_str(&hex(&self.0)),
+            false => self.0.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Hash);
+        }
+        let text = String::deserialize(deserializer)?;
+        unhex(&text).map(Hash).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not the hex of 32 bytes")))
+    }
+}
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -196,4 +217,21 @@ pub struct Token {
     pub epoch: u64,
     /// The index of the entry that carried the write.
     pub index: Index,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_is_hex_in_json_and_its_bytes_elsewhere() {
+        let hash = Hash([0xa7; 32]);
+        let json = serde_json::to_string(&hash).unwrap();
+        assert_eq!(json, format!("\"{}\"", "a7".repeat(32)));
+        assert_eq!(serde_json::from_str::<Hash>(&json).unwrap(), hash);
+        assert!(serde_json::from_str::<Hash>("\"a7\"").is_err());
+        let bytes = postcard::to_stdvec(&hash).unwrap();
+        assert_eq!(bytes, [0xa7; 32]);
+        assert_eq!(postcard::from_bytes::<Hash>(&bytes).unwrap(), hash);
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quorate_shared::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan, StepState};
 use quorate_shared::client::{AdminEnd, Client, ClientError, Policy};
@@ -228,10 +228,20 @@ fn document_text(to: &Document, outcome: &AdminOutcome, paint: Paint) -> Result<
     match to {
         Document::Printed => Ok(text),
         Document::Written(path) => {
-            std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+            let made = std::fs::File::options().write(true).create_new(true).open(path);
+            let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => taken(path),
+                _ => format!("cannot write {}: {e}", path.display()),
+            })?;
             Ok(format!("{}\n", path.display()))
         }
     }
+}
+
+/// Why a document is not written to a file.
+pub fn taken(path: &Path) -> String {
+    format!("{} is there already, and an older document is worth keeping: give another name", path.display())
 }
 
 /// All of it as one document.

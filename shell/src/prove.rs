@@ -9,7 +9,7 @@ use quorate_shared::admin::AdminAction;
 use quorate_shared::anchor::{ANCHOR_BYTES_MAX, Anchor};
 use quorate_shared::error::{Code, WireError};
 
-use crate::admin::{Document, How, act};
+use crate::admin::{Document, How, act, taken};
 use crate::args::{AnchorArgs, VerifyArgs};
 use crate::config::Options;
 use crate::exit::Exit;
@@ -31,6 +31,10 @@ pub async fn verify(options: &Options, args: &VerifyArgs, paint: Paint) -> u8 {
 /// `quorate anchor`; its exit code.
 pub async fn anchor(options: &Options, args: &AnchorArgs, paint: Paint) -> u8 {
     let document = match &args.out {
+        Some(path) if path.exists() => {
+            eprint!("{}", plain_error(&WireError::new(Code::Invalid, taken(path)), paint));
+            return Exit::Usage.code();
+        }
         Some(path) => Document::Written(path.clone()),
         None => Document::Printed,
     };

@@ -111,6 +111,8 @@ fn a_directory_is_verified_offline_and_a_flipped_bit_is_named_and_healed() {
     let (code, json) = verify(&data);
     assert_eq!((code, &json["proved"], &json["closed_cleanly"]), (0, &true.into(), &true.into()), "{json:#}");
     assert!(json["shards"][1]["tree"]["rows"].as_u64().unwrap() >= 600, "{json:#}");
+    let chain = json["shards"][1]["chain"]["chain"].as_str().unwrap_or_else(|| panic!("{json:#}"));
+    assert!(chain.len() == 64 && chain.bytes().all(|byte| byte.is_ascii_hexdigit()), "{chain}");
 
     // The log: the replica takes it from the master again.
     let segment = segments(&data).pop().unwrap();
@@ -316,6 +318,9 @@ fn an_anchor_that_does_not_fit_is_an_error_by_name() {
     let output = run(&["anchor", "-h", &address, "--out", file]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let good = Anchor::parse(&fs::read_to_string(file).unwrap()).unwrap();
+    let again = run(&["anchor", "-h", &address, "--out", file]);
+    assert!(again.status.code() == Some(2) && text(&again.stderr).contains("is there already"), "{again:?}");
+    assert_eq!(Anchor::parse(&fs::read_to_string(file).unwrap()).unwrap(), good, "nothing is written over");
     let verify = || {
         let output = run(&["verify", "-h", &address, "--anchor", file]);
         (output.status.code().unwrap(), text(&output.stdout) + &text(&output.stderr))
