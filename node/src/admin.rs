@@ -203,7 +203,7 @@ fn node_status(gathered: &Gathered, node: &NodeAddress) -> NodeStatus {
     let base = NodeStatus {
         id: node.node.to_string(),
         addr: node.address.clone(),
-        kind: node.kind,
+        kind: Some(node.kind),
         reachable_by_peers,
         ..NodeStatus::default()
     };

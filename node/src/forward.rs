@@ -796,6 +796,10 @@ impl Router for NodeRouter {
         self.0.known()
     }
 
+    fn not_here(&self, action: &AdminAction) -> Option<WireError> {
+        self.0.runner.get()?.not_here(action)
+    }
+
     fn act(&self, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {
         if let Some(runner) = self.0.runner.get() {
             runner.start(action, dry_run, events);

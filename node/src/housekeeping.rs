@@ -224,7 +224,7 @@ impl Housekeeping {
             let catalog = self.driver.catalog();
             let known = catalog.nodes.get(&desc.id);
             // A removed node does not come back under its number.
-            if known == Some(&desc) || known.is_some_and(NodeDesc::is_removed) {
+            if known == Some(&desc) || catalog.has_removed(desc.id) {
                 // The sender lives as long as the driver.
                 if versions.changed().await.is_err() {
                     return;
@@ -256,6 +256,7 @@ impl Housekeeping {
         loop {
             let catalog = self.driver.catalog();
             self.peers.learn(catalog.nodes.values().map(|n| (n.id, n.address.clone())));
+            catalog.nodes.values().filter(|node| node.is_removed()).for_each(|node| self.peers.forget(node.id));
             if versions.changed().await.is_err() {
                 return;
             }

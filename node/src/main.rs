@@ -293,7 +293,7 @@ fn stop_with_stdin() {
 /// Begins again in the same process: what could not be repaired while running is repaired at a start.
 fn restart(why: &str) -> ExitCode {
     use std::os::unix::process::CommandExt;
-    tracing::warn!(%why, "begins again");
+    tracing::info!(%why, "begins again");
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => {

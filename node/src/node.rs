@@ -167,10 +167,12 @@ fn end(stop: &Stop) -> Result<(), NodeError> {
             tracing::info!(signal, "stops");
             Ok(())
         }
+        // Planned, or told where it was found.
+        Stop::Failed(Failure::Restart, why) => Err(NodeError::Restart(why.clone())),
         Stop::Failed(what, why) => {
             tracing::error!(?what, %why, "a fault stops this node");
             Err(match what {
-                Failure::Restart | Failure::DiskFull | Failure::EngineFull => NodeError::Restart(why.clone()),
+                Failure::DiskFull | Failure::EngineFull => NodeError::Restart(why.clone()),
                 _ => NodeError::Failed(why.clone()),
             })
         }

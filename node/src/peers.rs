@@ -32,6 +32,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::admission::Twin;
 use self::message::{Answer, Ask, Envelope, Founding, Question, Reply, Request, Response};
 pub use self::outbox::Outbox;
 use crate::report::PeerDoor;
@@ -126,6 +127,8 @@ pub struct Peers {
     cut_off: Mutex<Option<Epoch>>,
     /// Nodes in another epoch of the same number as this node's.
     rivals: Mutex<BTreeMap<NodeId, Epoch>>,
+    /// Nodes refused because another one of their number is there.
+    twins: Mutex<BTreeMap<NodeId, Twin>>,
     /// What was logged once.
     told: Mutex<BTreeSet<(NodeId, String)>>,
     /// Who said that this node was removed, and how.
@@ -175,6 +178,7 @@ impl Peers {
             newer: Mutex::default(),
             cut_off: Mutex::default(),
             rivals: Mutex::default(),
+            twins: Mutex::default(),
             told: Mutex::default(),
             expelled: Mutex::default(),
             requests: RwLock::default(),
@@ -396,7 +400,7 @@ impl Peers {
     /// Who answers at a node's address is that node: begun again from nothing, it is let in at once.
     fn met(&self, greeting: &Greeting) {
         if let Greeting::PeerWelcome { node, nonce } = greeting {
-            write(&self.nonces).insert(*node, *nonce);
+            self.is_the_one(*node, *nonce);
         }
     }
 
@@ -606,7 +610,7 @@ impl Peers {
             }
             return frame::write(&mut stream, &Greeting::Refused(error)).await;
         }
-        write(&self.nonces).insert(hello.node, hello.nonce);
+        self.is_the_one(hello.node, hello.nonce);
         frame::write(&mut stream, &Greeting::PeerWelcome { node: self.me, nonce: self.nonce }).await?;
         let buffer = BytesMut::new();
         match hello.channel {

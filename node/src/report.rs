@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// How a node is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum NodeState {
-    /// No cluster yet: waits for the listed peers (a voter) or for the master (a replica). Says for whom.
+    /// It is starting: waits for the listed peers (a voter) or for the master (a replica). Says what is going on.
     Forming(String),
     /// Serves.
     Ready,
@@ -105,6 +105,8 @@ pub struct NodeReport {
     pub rivals: Vec<(NodeId, Epoch)>,
     /// A newer epoch that it has heard of and is not in yet.
     pub newer: Option<Epoch>,
+    /// Nodes that it has lately refused because another one of their number is there, and where they say they are.
+    pub twins: Vec<(NodeId, String)>,
 }
 
 /// An archive of the log, as a node knows it.

@@ -11,6 +11,7 @@ use quorate_shared::error::{Code, WireError};
 use quorate_shared::ids::{Index, NodeId, ShardId};
 use quorate_shared::status::ShardStatus;
 
+use crate::admin::actions::node_id;
 use crate::config::Config;
 use crate::driver::{Clock, Driver};
 use crate::forward::{Forwarder, NodeRouter};
@@ -89,12 +90,15 @@ impl NodeReports {
 
     fn shards(&self, driver: &Driver) -> Vec<ShardReport> {
         let mut reports = Vec::new();
+        let catalog = driver.catalog();
         for view in driver.views() {
             let leader = view.leader();
             let (state, mut status) = driver.status(view.shard).unwrap_or_else(|| {
                 let status = ShardStatus { id: view.shard.to_string(), ..ShardStatus::default() };
                 (quorate_core::shard::View { applied: view.applied(), ..Default::default() }, status)
             });
+            // What a node said last before it was removed says nothing of the cluster.
+            status.members.retain(|member| !node_id(&member.node).is_some_and(|node| catalog.has_removed(node)));
             if status.leader.is_none() {
                 status.leader = leader.node.map(|node| node.to_string());
             }
@@ -165,6 +169,7 @@ impl Reports for NodeReports {
             epoch: self.peers.epoch(),
             rivals: self.peers.rivals(),
             newer: self.peers.newer_epoch(),
+            twins: self.peers.twins(),
         }
     }
 

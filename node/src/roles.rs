@@ -87,7 +87,7 @@ impl Roles {
         let mut leaderless: Option<Instant> = None;
         loop {
             self.keep_connections();
-            if let Some(why) = self.peers.expelled() {
+            if let Some(why) = self.peers.expelled().or_else(|| self.struck_off()) {
                 store::leave_note(&self.directory, store::REMOVED, &why);
                 self.begin_again(format!("this node was removed: {why}"));
                 return;
@@ -113,6 +113,14 @@ impl Roles {
             self.heal().await;
             self.pause().await;
         }
+    }
+
+    /// A log-shipped replica may learn from its own catalog that it was removed. What is a member is none of those: its
+    /// catalog may be that of another cluster of which this one was made.
+    fn struck_off(&self) -> Option<String> {
+        let shipped = self.driver.views().all(|view| view.replica == ReplicaId::NONE);
+        let removed = shipped && self.driver.catalog().has_removed(self.me.node);
+        removed.then(|| format!("the catalog says that {} was removed from the cluster", self.me.node))
     }
 
     fn part(&self, view: &ShardView) -> Part {

@@ -133,6 +133,10 @@ pub trait Router: Send + Sync + 'static {
     async fn picture(&self) -> ClusterStatus;
     /// Every node known.
     fn nodes(&self) -> Vec<NodeAddress>;
+    /// Who is to be asked for an action instead of this node, if somebody is.
+    fn not_here(&self, _action: &AdminAction) -> Option<WireError> {
+        None
+    }
     /// Begins an action on the cluster, which goes on by itself; what it says goes to `events`, which it drops at its
     /// end. A router without a cluster drops them at once.
     fn act(&self, action: AdminAction, dry_run: bool, events: mpsc::Sender<AdminEvent>) {

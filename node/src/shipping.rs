@@ -4,7 +4,8 @@
 //! reaches; one connection per shard. Only a leader serves a shard's stream, so it knows every reader's lag at first hand.
 //! The stream itself (what follows what, what is refused) is `quorate_core::ship`'s.
 //!
-//! Invariant: a broken connection loses nothing; the next pull begins where the replica's own log ends.
+//! Invariants: a broken connection loses nothing; the next pull begins where the replica's own log ends. A node that was
+//! removed from the cluster gets nothing any more from a server that knows of it, and finds out why when it asks again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -133,6 +134,11 @@ impl Server {
             changed.as_mut().enable();
             if view.leader().node != Some(self.node) {
                 return frame::write(output, &self.leader_of(&view)).await;
+            }
+            if self.driver.catalog().has_removed(reader) {
+                // Whoever lets it in the next time says so.
+                tracing::info!(%reader, shard = %pull.shard, "it was removed; its stream ends");
+                return Ok(());
             }
             // Reads the log, which may be on disk: not worth a blocking thread for recent entries.
             loop {
@@ -330,7 +336,10 @@ impl Puller {
         let hello = self.peers.hello(None, PeerChannel::Shipping);
         let (stream, mut buffer, greeting) = match frame::connect(address, &hello).await {
             Ok(connected) => connected,
-            Err(error) => return Ok(End::Broken(error.to_string())),
+            Err(error) => {
+                self.peers.heed_removal(&error);
+                return Ok(End::Broken(error.to_string()));
+            }
         };
         let (sender, pull) = oneshot::channel();
         // The puller has given up when the receiver is gone.

@@ -28,6 +28,43 @@ impl std::fmt::Display for NodeKind {
     }
 }
 
+/// A kind that may not be known: `null` in JSON, one more variant in bytes, where the others stay what they are.
+mod perhaps {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::NodeKind;
+
+    #[derive(Serialize, Deserialize)]
+    enum Perhaps {
+        Voter,
+        Replica,
+        Unknown,
+    }
+
+    pub(super) fn serialize<S: Serializer>(kind: &Option<NodeKind>, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            return kind.serialize(serializer);
+        }
+        match kind {
+            Some(NodeKind::Voter) => Perhaps::Voter,
+            Some(NodeKind::Replica) => Perhaps::Replica,
+            None => Perhaps::Unknown,
+        }
+        .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodeKind>, D::Error> {
+        if deserializer.is_human_readable() {
+            return Option::deserialize(deserializer);
+        }
+        Ok(match Perhaps::deserialize(deserializer)? {
+            Perhaps::Voter => Some(NodeKind::Voter),
+            Perhaps::Replica => Some(NodeKind::Replica),
+            Perhaps::Unknown => None,
+        })
+    }
+}
+
 /// How bad it is; also the exit code of `quorate status` (0, 1, 2, 3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
@@ -115,8 +152,9 @@ pub struct NodeStatus {
     pub addr: String,
     /// Its HTTP address, if it serves one.
     pub http: Option<String>,
-    /// Voter or replica.
-    pub kind: NodeKind,
+    /// Voter or replica, where anybody could tell.
+    #[serde(with = "perhaps")]
+    pub kind: Option<NodeKind>,
     /// Answered the node that took the picture.
     pub reachable: bool,
     /// How many other nodes say that they hear from it; `None` if none of them could be asked.

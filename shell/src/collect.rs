@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_shared::client::{Client, ClientError};
-use quorate_shared::status::{ClusterStatus, NodeKind, NodeStatus, Problem, SCHEMA, Verdict};
+use quorate_shared::status::{ClusterStatus, NodeStatus, Problem, SCHEMA, Verdict};
 use quorate_shared::url::Address;
 use quorate_shared::value::Value;
 
@@ -110,7 +110,7 @@ impl Collector {
             schema: SCHEMA,
             cluster: self.last.as_ref().and_then(|s| s.cluster.clone()),
             verdict: Verdict::Unknown,
-            nodes: nodes.chain(strangers.map(|(address, _)| gone("", address, NodeKind::default()))).collect(),
+            nodes: nodes.chain(strangers.map(|(address, _)| gone("", address, None))).collect(),
             problems: tried.iter().map(problem).collect(),
             taken_at,
             ..ClusterStatus::default()
@@ -210,6 +210,7 @@ mod tests {
         assert_eq!(status.nodes.len(), 1);
         assert_eq!(status.nodes[0].addr, format!("127.0.0.1:{port}"));
         assert!(status.nodes[0].error.is_some() && !status.nodes[0].reachable);
+        assert_eq!(status.nodes[0].kind, None, "nobody could tell");
         assert_eq!(status.problems[0].name, "NodeUnreachable");
         let mut collector = Collector::new(&options(port));
         let node =

@@ -216,6 +216,11 @@ impl Descriptor for Counters {
 }
 
 impl Catalog {
+    /// Whether a node of this number was removed from the cluster.
+    pub fn has_removed(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(NodeDesc::is_removed)
+    }
+
     /// The catalog as a snapshot of `s0` has it; `version` is the index that snapshot stands for.
     pub fn load(snapshot: &Snapshot, version: CatalogVersion) -> Result<Self, Fatal> {
         let mut catalog = Catalog { version, ..Catalog::default() };

@@ -5,6 +5,9 @@
 //! time is not known (older than the leader's memory or its leadership) it is a lower bound. Nothing is stated by a leader
 //! that no quorum has confirmed.
 //!
+//! Invariants: what was reported to an earlier leadership counts as never heard; a member is no log-shipped replica
+//! besides, whatever it last reported as one.
+//!
 //! Left out: reports of voters; the protocol's own messages carry them.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -94,9 +97,11 @@ pub struct Lag {
     timing: Timing,
     led_since: Now,
     commit: Index,
-    /// Commit index reached and when, growing; entries after `times_from` up to the last one have a known time.
+    /// Commit index reached and when, growing; entries after the first of `times_from` up to the last one have a known
+    /// time.
     times: VecDeque<(Index, Now)>,
-    times_from: Index,
+    /// What comes before: known to be committed by then.
+    times_from: (Index, Now),
     /// Bytes of all entries seen up to each index after `sizes_from`.
     sizes: VecDeque<u64>,
     sizes_from: Index,
@@ -113,7 +118,7 @@ impl Lag {
             led_since: now,
             commit: Index::default(),
             times: VecDeque::new(),
-            times_from: Index::default(),
+            times_from: (Index::default(), now),
             sizes: VecDeque::new(),
             sizes_from: Index::default(),
             bytes_before: 0,
@@ -122,13 +127,14 @@ impl Lag {
         }
     }
 
-    /// Leadership begins: times of before are somebody else's.
+    /// Leadership begins: times of before are somebody else's, and what replicas said then is no news.
     pub fn lead(&mut self, now: Now, commit: Index) {
         self.led_since = now;
         self.commit = commit;
         self.times.clear();
-        self.times_from = commit;
+        self.times_from = (commit, now);
         self.voters.clear();
+        self.readers.clear();
     }
 
     /// The commit index is this now, and these entries are committed and durable here.
@@ -140,7 +146,7 @@ impl Lag {
                 _ => self.times.push_back((commit, now)),
             }
             if self.times.len() > MEMORY_MAX
-                && let Some((gone, _)) = self.times.pop_front()
+                && let Some(gone) = self.times.pop_front()
             {
                 self.times_from = gone;
             }
@@ -173,10 +179,15 @@ impl Lag {
             reader.report = report;
             reader.at = now;
             reader.track.observe(now, applied);
-        } else if self.readers.len() < READERS_MAX {
-            let track = Track { applied, moved: now };
-            self.readers.insert(report.node, Reader { report, at: now, track });
+            return;
         }
+        if self.readers.len() >= READERS_MAX {
+            // Whoever has been silent for longest is gone, if anybody is.
+            let silent = self.readers.values().min_by_key(|reader| reader.at).map(|reader| reader.report.node);
+            silent.and_then(|node| self.readers.remove(&node));
+        }
+        let track = Track { applied, moved: now };
+        self.readers.insert(report.node, Reader { report, at: now, track });
     }
 
     /// Notes how far the voters are, so that one that does not move is seen; called about once per tick by a leader.
@@ -232,13 +243,13 @@ impl Lag {
             let kind = if subject.membership.votes(replica) { NodeKind::Voter } else { NodeKind::Replica };
             status.members.push(self.member(node, kind, known.as_ref(), subject, confirmed, (now, wall)));
         }
-        for reader in self.readers.values() {
+        let shipped =
+            |reader: &&Reader| leadership.is_leader && subject.membership.member_on(reader.report.node).is_none();
+        for reader in self.readers.values().filter(shipped) {
             let ReaderReport { node, kind, sent, received, durable, applied } = reader.report;
             let age = now.saturating_sub(reader.at);
             let known = Known { sent, received, durable, applied, age, moved: reader.track.moved };
-            if leadership.is_leader {
-                status.members.push(self.member(node, kind, Some(&known), subject, confirmed, (now, wall)));
-            }
+            status.members.push(self.member(node, kind, Some(&known), subject, confirmed, (now, wall)));
         }
         status
     }
@@ -277,7 +288,7 @@ impl Lag {
         let (ms, at_least) = if known.applied >= commit {
             (if fresh { 0 } else { known.age }, !fresh)
         } else {
-            match self.committed_at(known.applied.next()) {
+            match self.committed_at(known.applied.next(), now) {
                 // Committed in this very millisecond and not applied is still behind.
                 Some(at) => (now.saturating_sub(at).max(1), !fresh),
                 None => (self.lower_bound(known.applied, subject, now, wall).max(1), true),
@@ -298,13 +309,13 @@ impl Lag {
         member
     }
 
-    /// When this leader saw an index committed.
-    fn committed_at(&self, index: Index) -> Option<Now> {
-        if index <= self.times_from {
+    /// When this leader saw an index committed. One that it has not noted yet it sees only now.
+    fn committed_at(&self, index: Index, now: Now) -> Option<Now> {
+        if index <= self.times_from.0 {
             return None;
         }
         let at = self.times.partition_point(|(last, _)| *last < index);
-        self.times.get(at).map(|(_, at)| *at)
+        Some(self.times.get(at).map_or(now, |(_, at)| *at))
     }
 
     fn bytes_at(&self, index: Index) -> Option<u64> {
@@ -318,19 +329,21 @@ impl Lag {
         if from >= to {
             return Some(0);
         }
-        // The last committed entries may not be durable here yet: what is known ends there.
-        let to = to.min(Index::new(self.sizes_from.get() + self.sizes.len() as u64)).max(from);
+        // The last committed entries may not be durable here yet: what is known ends there, and nothing is not 0.
+        let to = to.min(Index::new(self.sizes_from.get() + self.sizes.len() as u64));
+        (from < to).then_some(())?;
         Some(self.bytes_at(to)?.saturating_sub(self.bytes_at(from)?))
     }
 
-    /// Where the commit time is not known: the age of the first timestamp after `applied`, and at least this leadership's.
+    /// Where the commit time is not known: the age of the first timestamp after `applied`, and at least that of what is
+    /// remembered: this leadership's, or that of the oldest time which is not forgotten.
     fn lower_bound(&self, applied: Index, subject: &Subject, now: Now, wall: u64) -> u64 {
-        let led = now.saturating_sub(self.led_since);
+        let remembered = now.saturating_sub(self.times_from.1);
         let next = applied.next();
         let to = Index::new(next.get().saturating_add(LOOK_AHEAD));
         let read = subject.log.entries(subject.shard, next, to, LOOK_BYTES).unwrap_or_default();
         let first = read.iter().filter(|e| e.payload == Payload::Entry).find_map(timestamp_ms);
-        led.max(first.map_or(0, |ms| wall.saturating_sub(ms)))
+        remembered.max(first.map_or(0, |ms| wall.saturating_sub(ms)))
     }
 }
 
@@ -353,3 +366,6 @@ const LOOK_BYTES: usize = 64 << 10;
 fn timestamp_ms(entry: &LogEntry) -> Option<u64> {
     Entry::header(&entry.bytes).ok().map(|header| header.timestamp.ms())
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::reservation::{HOLD, Reservations};
 use self::voters::Goal;
-use super::{Gathered, Since, gather, merge};
+use super::{Gathered, Since, gather, is_recent, merge};
 use crate::driver::Failure;
 use crate::forward::Forwarder;
 use crate::peers::Peers;
@@ -81,7 +81,7 @@ impl Scene {
     /// What a node is; `None`: it is no node of this cluster.
     pub fn kind(&self, node: NodeId) -> Option<NodeKind> {
         let name = node.to_string();
-        self.status.nodes.iter().find(|n| n.id == name).map(|n| n.kind)
+        self.status.nodes.iter().find(|n| n.id == name)?.kind
     }
 
     /// The epoch a node is in.
@@ -111,7 +111,7 @@ impl Scene {
 
     /// The voters.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
-        self.status.nodes.iter().filter(|n| n.kind == NodeKind::Voter).filter_map(|n| node_id(&n.id))
+        self.status.nodes.iter().filter(|n| n.kind == Some(NodeKind::Voter)).filter_map(|n| node_id(&n.id))
     }
 
     /// A shard's confirmed leader.
@@ -203,6 +203,28 @@ impl Runner {
     /// What proves this node's shards, once they run.
     pub fn prover(&self) -> Option<&Arc<Prover>> {
         self.prover.get()
+    }
+
+    /// Who is to be asked instead: a node whose own part is to change begins again in the middle of it, and could say
+    /// neither how it goes nor how it ended.
+    pub fn not_here(&self, action: &AdminAction) -> Option<WireError> {
+        let (AdminAction::AddVoter { node } | AdminAction::DemoteVoter { node } | AdminAction::RemoveNode { node }) =
+            action
+        else {
+            return None;
+        };
+        if *node != self.node {
+            return None;
+        }
+        let (leader, heard) = (self.forwarder.leader(ShardId::META), self.peers.heard());
+        let others = self.forwarder.known().into_iter().filter(|n| n.kind == NodeKind::Voter && n.node != self.node);
+        let silent = |node: NodeId| !heard.iter().any(|(of, age)| *of == node && is_recent(age));
+        let to = others.min_by_key(|n| (silent(n.node), Some(n.node) != leader, n.node))?;
+        let message =
+            format!("{} is not the one to ask to {}: it begins again in the midst of it", node, action.name());
+        let error =
+            WireError::new(Code::Redirect, message).hint(format!("ask another voter, {} at {}", to.node, to.address));
+        Some(error.redirect(Some(to.address)))
     }
 
     /// Begins an action on a task of its own; it goes on when nobody listens any more.

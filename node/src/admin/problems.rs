@@ -18,6 +18,8 @@ const STALL_MS_MAX: u64 = 10_000;
 const SYNC_MS_MAX: u64 = 1_000;
 /// An archive that is older is gone on with no more. Long enough to find a node again after a failover.
 const ARCHIVE_MS_MAX: u64 = 8_000;
+/// A node that others heard by so much later than this one is cut off from here only.
+const APART_MS: u64 = 500;
 /// For how long after the start a rebuilt engine is worth a remark.
 const REBUILT_MS: u64 = 5 * 60 * 1000;
 
@@ -46,6 +48,7 @@ impl Found {
 pub(super) fn find(gathered: &Gathered, status: &ClusterStatus, since: &mut Since) -> Vec<Problem> {
     let mut found = Vec::new();
     two_epochs(gathered, &mut found);
+    duplicates(gathered, &mut found);
     silent_nodes(gathered, &mut found);
     for report in gathered.reports() {
         node_problems(report, &mut found);
@@ -107,6 +110,21 @@ fn two_epochs(gathered: &Gathered, found: &mut Vec<Found>) {
     }
 }
 
+/// Numbers that a second node has claimed lately.
+fn duplicates(gathered: &Gathered, found: &mut Vec<Found>) {
+    for (node, address) in gathered.reports().flat_map(|report| &report.twins) {
+        let subject = node.to_string();
+        if found.iter().any(|known| known.name == "DuplicateNode" && known.subject == subject) {
+            continue;
+        }
+        let hint = format!(
+            "another node calls itself {node}, at {address}, and is let in nowhere: stop it, or start it with another \
+             --id and an empty directory"
+        );
+        found.push(Found::new("DuplicateNode", Verdict::Warning, subject, hint));
+    }
+}
+
 /// Nodes that did not answer: down if the others do not hear them either.
 fn silent_nodes(gathered: &Gathered, found: &mut Vec<Found>) {
     for node in gathered.known_nodes() {
@@ -119,10 +137,15 @@ fn silent_nodes(gathered: &Gathered, found: &mut Vec<Found>) {
         let heard = gathered.report(gathered.asked).and_then(|own| own.heard.iter().find(|(of, _)| *of == node.node));
         let age_ms = heard.and_then(|(_, ms)| *ms).unwrap_or(0);
         let (id, address) = (node.node, &node.address);
+        // Of one that has just fallen silent everybody heard lately.
+        let later = |ms: &u64| heard.and_then(|(_, own)| *own).is_none_or(|own| ms + APART_MS <= own);
         let problem = if !peers.is_empty() && !peers.iter().any(is_recent) {
-            let hint = format!("start it again: no node hears from it ({address}: {reason})");
+            let hint = format!(
+                "no node hears from it ({address}: {reason}): start it again if it does not run; if it does, it may \
+                 hang or be cut off"
+            );
             Found::new("NodeDown", severity, id.to_string(), hint)
-        } else if peers.iter().any(is_recent) {
+        } else if peers.iter().filter(|ms| is_recent(ms)).flatten().any(later) {
             let asked = gathered.asked;
             let hint =
                 format!("look at the network between {asked} and {id} ({address}: {reason}); other nodes hear it");
@@ -143,7 +166,7 @@ fn node_problems(report: &NodeReport, found: &mut Vec<Found>) {
     match &report.state {
         NodeState::Ready => {}
         NodeState::Forming(whom) => {
-            add(Found::new("ClusterForming", Warning, &node, format!("it waits: {whom}")).aged(report.uptime_ms));
+            add(Found::new("ClusterForming", Warning, &node, whom.clone()).aged(report.uptime_ms));
         }
         NodeState::LostLog(why) => {
             let hint = format!("it neither votes nor acknowledges ({why}); the others go on while they are a majority");
@@ -217,7 +240,8 @@ fn quorum(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
         return;
     }
     let voters: Vec<_> = gathered.known_nodes().into_iter().filter(|node| node.kind == NodeKind::Voter).collect();
-    let votes = |report: &NodeReport| matches!(report.state, NodeState::Ready);
+    // One that is starting will vote: nobody has to start it.
+    let votes = |report: &NodeReport| matches!(report.state, NodeState::Ready | NodeState::Forming(_));
     let there = voters.iter().filter(|node| gathered.report(node.node).is_some_and(votes)).count();
     let problem = if there * 2 > voters.len() {
         let hint = "an election is under way; if it stays, look at the network between the voters";
@@ -225,7 +249,7 @@ fn quorum(gathered: &Gathered, shard: &ShardStatus, found: &mut Vec<Found>) {
     } else {
         let need = voters.len() / 2 + 1;
         let hint =
-            format!("start voters again: {there} of {} answer, {need} are needed; local reads go on", voters.len());
+            format!("start voters again: {there} of {} can vote, {need} are needed; local reads go on", voters.len());
         Found::new("NoQuorum", Verdict::Critical, &*shard.id, hint)
     };
     found.push(problem);

@@ -38,6 +38,7 @@ pub(crate) fn report(node: u64, state: NodeState) -> NodeReport {
         epoch: Epoch { number: 1, id: 1 },
         rivals: Vec::new(),
         newer: None,
+        twins: Vec::new(),
     }
 }
 
@@ -177,6 +178,48 @@ fn a_node_that_others_hear_is_not_down() {
     let status = picture(&gathered);
     assert_eq!(named(&status), ["NodeUnreachable n2 critical"]);
     assert_eq!(status.nodes[1].reachable_by_peers, Some(2));
+}
+
+#[test]
+fn of_one_that_has_just_fallen_silent_nobody_is_said_to_hear() {
+    let hint = |own: Option<u64>, peers: Option<u64>| {
+        let mut gathered = healthy();
+        silence(&mut gathered, 2, peers);
+        with(&mut gathered, 1, |report| report.heard.iter_mut().filter(|h| h.0.get() == 2).for_each(|h| h.1 = own));
+        let problem = picture(&gathered).problems.remove(0);
+        (problem.name, problem.hint.contains("other nodes hear it"))
+    };
+    assert_eq!(hint(Some(900), Some(850)), ("NodeUnreachable".into(), false));
+    assert_eq!(hint(Some(60), Some(300)), ("NodeUnreachable".into(), false));
+    assert_eq!(hint(Some(9_000), Some(300)), ("NodeUnreachable".into(), true));
+    assert_eq!(hint(None, Some(300)), ("NodeUnreachable".into(), true));
+    assert_eq!(hint(Some(1_100), Some(1_050)), ("NodeDown".into(), false));
+}
+
+#[test]
+fn voters_that_are_starting_need_not_be_started() {
+    let mut gathered = healthy();
+    for node in 1..=3 {
+        let state = NodeState::Forming("it waits for the catalog's first entry".into());
+        with(&mut gathered, node, |report| report.state = state);
+    }
+    with(&mut gathered, 1, |report| report.shards = vec![follower(0, 0)]);
+    let status = picture(&gathered);
+    let leaderless = status.problems.iter().filter(|p| p.severity == Verdict::Critical);
+    assert!(leaderless.clone().count() > 0 && leaderless.clone().all(|p| p.name == "LeaderUnconfirmed"), "{status:?}");
+    let forming = status.problems.iter().find(|p| p.name == "ClusterForming").unwrap();
+    assert_eq!(forming.hint, "it waits for the catalog's first entry", "said once");
+}
+
+#[test]
+fn a_second_node_of_one_number_is_one_problem_whoever_met_it() {
+    let mut gathered = healthy();
+    for node in [2, 3] {
+        with(&mut gathered, node, |report| report.twins = vec![(NodeId::new(2), "127.0.0.1:9".into())]);
+    }
+    let status = picture(&gathered);
+    assert_eq!(named(&status), ["DuplicateNode n2 warning"]);
+    assert!(status.problems[0].hint.contains("127.0.0.1:9"));
 }
 
 #[test]

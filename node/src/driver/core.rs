@@ -13,7 +13,7 @@ use quorate_shared::ids::ShardId;
 use quorate_shared::status::ShardStatus;
 
 use super::view::Leader;
-use super::{Clock, Event, Failure, OnChanged, OnIndex, OnTrimmed, OnWritten, Part, Shared, applier, writer};
+use super::{Clock, Event, Failure, OnChanged, OnIndex, OnStatus, OnTrimmed, OnWritten, Part, Shared, applier, writer};
 
 /// How often a log-shipped replica says how far it is although nothing has changed.
 const PROGRESS_EVERY_MS: Now = 100;
@@ -35,6 +35,8 @@ pub(super) struct Core {
     writes: Vec<writer::Work>,
     applies: Vec<applier::Work>,
     answers: Vec<Answer>,
+    /// Who wants to know a shard's state: told when everything that came with the question has been taken in.
+    asking: Vec<(ShardId, OnStatus)>,
     /// What followers last said, and when.
     said: BTreeMap<ShardId, (ShipProgress, Now)>,
 }
@@ -56,6 +58,7 @@ impl Core {
             writes: Vec::new(),
             applies: Vec::new(),
             answers: Vec::new(),
+            asking: Vec::new(),
             said: BTreeMap::new(),
         }
     }
@@ -76,6 +79,7 @@ impl Core {
             for shard in shards {
                 self.flush(shard);
             }
+            self.tell_status();
             self.hand_out();
         }
         self.stop(None, "the node is stopping");
@@ -135,16 +139,20 @@ impl Core {
                 Some(Part::Follower(follower)) => done(Some(follower.pull())),
                 _ => done(None),
             },
-            Event::Status(shard, done) => {
-                let now = self.shared.clock.now();
-                let mut status = self.parts.get(&shard).map(|part| part.status(now, Clock::wall()));
-                if let Some((_, status)) = &mut status {
-                    status.id = shard.to_string();
-                }
-                done(status);
-            }
+            Event::Status(shard, done) => self.asking.push((shard, done)),
             Event::Trim(base, done) => self.trim(base, done),
             Event::Stop(shard, why) => self.stop(shard, &why),
+        }
+    }
+
+    fn tell_status(&mut self) {
+        let now = self.shared.clock.now();
+        for (shard, done) in self.asking.drain(..) {
+            let mut status = self.parts.get(&shard).map(|part| part.status(now, Clock::wall()));
+            if let Some((_, status)) = &mut status {
+                status.id = shard.to_string();
+            }
+            done(status);
         }
     }
 

@@ -132,8 +132,7 @@ impl PeerEvents for Events {
     }
 
     fn removed(&self, node: NodeId) -> bool {
-        let catalog = self.forwarder.driver().map(|driver| driver.catalog());
-        catalog.is_some_and(|catalog| catalog.nodes.get(&node).is_some_and(|desc| desc.is_removed()))
+        self.forwarder.driver().is_some_and(|driver| driver.catalog().has_removed(node))
     }
 
     fn who(&self, _voters: &[NodeId]) -> Answer {

@@ -195,6 +195,7 @@ async fn find_epoch(parts: &Parts, founding: &Founding, fenced: &Fenced) -> Vec<
 /// Asks the given addresses until one names its cluster.
 async fn find_cluster(parts: &Parts, addresses: &[String]) -> Founding {
     let mut pause = Duration::from_millis(50);
+    let mut told = String::new();
     loop {
         let mut why = Vec::new();
         for address in addresses {
@@ -207,7 +208,12 @@ async fn find_cluster(parts: &Parts, addresses: &[String]) -> Founding {
                 Err(error) => why.push(format!("{address} ({error})")),
             }
         }
-        waits(parts, format!("it waits for {}", why.join(", ")));
+        let why = format!("it waits for {}", why.join(", "));
+        if why != told {
+            tracing::info!("no cluster yet: {why}");
+            told.clone_from(&why);
+        }
+        waits(parts, why);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }

@@ -7,10 +7,11 @@
 //! Invariant: of two epochs of one number neither lets the other in, on any channel but the founding one.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use quorate_core::epoch::{self, Relation};
 use quorate_shared::error::{Code, WireError};
-use quorate_shared::ids::{Epoch, NodeId};
+use quorate_shared::ids::{Epoch, NodeId, Nonce};
 use quorate_shared::wire::{PeerChannel, PeerHello};
 
 use super::{Peers, frame, get, read, write};
@@ -27,6 +28,17 @@ const RIVALS_MAX: usize = 64;
 const TOLD_MAX: usize = 256;
 /// A node that was heard within this time is there: another one of its number is refused.
 const TWIN_MS: u64 = 3_000;
+/// For so long after its last attempt a second node of one number is a problem.
+const TWIN_TOLD: Duration = Duration::from_secs(10);
+/// Second nodes that are remembered.
+const TWINS_MAX: usize = 64;
+
+/// A node that was refused because another one of its number is there.
+pub(super) struct Twin {
+    nonce: Nonce,
+    address: String,
+    at: Instant,
+}
 
 impl Peers {
     /// Why a connection to a node could not be made; remembers what its refusal says of this node.
@@ -44,9 +56,7 @@ impl Peers {
         if refusal.code != Code::Retry {
             self.tell_once(node, &text, "a peer has refused this node");
         }
-        if let Some(why) = refusal.message.strip_prefix(REMOVED) {
-            *get(&self.expelled) = Some(why.to_owned());
-        }
+        self.heed_removal(error);
         let epoch = refusal.detail.as_deref().and_then(|detail| detail.parse::<Epoch>().ok());
         match epoch {
             Some(epoch) if refusal.message.starts_with(OVER) => self.heard_of(epoch),
@@ -54,6 +64,15 @@ impl Peers {
             _ => {}
         }
         text
+    }
+
+    /// Remembers that this node was removed, if that is why it was refused.
+    pub fn heed_removal(&self, error: &frame::ConnectError) {
+        if let frame::ConnectError::Refused(refusal) = error
+            && let Some(why) = refusal.message.strip_prefix(REMOVED)
+        {
+            *get(&self.expelled) = Some(why.to_owned());
+        }
     }
 
     /// Logs why a node and this one do not come together, once for each kind of reason.
@@ -78,6 +97,11 @@ impl Peers {
                 .map(|e| e.hint("two nodes' addresses are confused; compare --peers and --advertise"));
         }
         if let Some(why) = self.twin(hello) {
+            let twin = Twin { nonce: hello.nonce, address: hello.address.clone(), at: Instant::now() };
+            let mut twins = get(&self.twins);
+            if twins.len() < TWINS_MAX || twins.contains_key(&hello.node) {
+                twins.insert(hello.node, twin);
+            }
             return denied(why).map(|e| e.hint("a node's number is never given twice; choose another --id"));
         }
         if hello.channel == PeerChannel::Founding {
@@ -180,6 +204,22 @@ impl Peers {
         get(&self.newer).filter(|newer| newer.number > self.epoch().number)
     }
 
+    /// A node is there, with this data directory: it is no second one of its number, whatever it was taken for.
+    pub(super) fn is_the_one(&self, node: NodeId, nonce: Nonce) {
+        write(&self.nonces).insert(node, nonce);
+        let mut twins = get(&self.twins);
+        if twins.get(&node).is_some_and(|twin| twin.nonce == nonce) {
+            twins.remove(&node);
+        }
+    }
+
+    /// Nodes lately refused because another one of their number is there, and where they say they are.
+    pub fn twins(&self) -> Vec<(NodeId, String)> {
+        let mut twins = get(&self.twins);
+        twins.retain(|_, twin| twin.at.elapsed() < TWIN_TOLD);
+        twins.iter().map(|(node, twin)| (*node, twin.address.clone())).collect()
+    }
+
     /// Whether another node of that number is there, with another data directory.
     fn twin(&self, hello: &PeerHello) -> Option<String> {
         let node = hello.node;
@@ -187,7 +227,7 @@ impl Peers {
             return Some(format!("DuplicateNode: {node} is this node; another one calls itself so too"));
         }
         let known = read(&self.nonces).get(&node).copied().filter(|nonce| *nonce != hello.nonce)?;
-        let heard = self.hearing(node).age_ms().filter(|age| *age < TWIN_MS)?;
-        Some(format!("DuplicateNode: another {node} with the data directory {known} was heard {heard} ms ago"))
+        self.hearing(node).age_ms().filter(|age| *age < TWIN_MS)?;
+        Some(format!("DuplicateNode: another {node} is there, with the data directory {known}"))
     }
 }

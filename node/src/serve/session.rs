@@ -413,6 +413,9 @@ impl Call {
     /// Sends what an action says. It goes on when nobody listens any more: a client that goes, or cancels, stops only
     /// hearing of it.
     async fn act(&self, action: AdminAction, dry_run: bool) -> Result<(), WireError> {
+        if let Some(error) = self.door.router.not_here(&action).filter(|_| !dry_run) {
+            return Err(error);
+        }
         let name = action.name();
         let (sender, mut events) = mpsc::channel(ADMIN_EVENTS);
         self.door.router.act(action, dry_run, sender);

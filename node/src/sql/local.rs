@@ -203,7 +203,7 @@ impl Router for LocalRouter {
         let node = NodeStatus {
             id: "n1".to_owned(),
             addr: "local".to_owned(),
-            kind: self.kind,
+            kind: Some(self.kind),
             reachable: true,
             ..NodeStatus::default()
         };

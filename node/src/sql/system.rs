@@ -173,7 +173,7 @@ fn nodes(picture: &ClusterStatus) -> Vec<Vec<Value>> {
             text(&n.id),
             text(&n.addr),
             opt(n.http.as_ref()),
-            text(n.kind.to_string()),
+            opt(n.kind.map(|kind| kind.to_string()).as_ref()),
             Value::Bool(n.reachable),
             num(n.reachable_by_peers.map(u64::from)),
             opt(n.error.as_ref()),

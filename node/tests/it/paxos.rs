@@ -55,6 +55,11 @@ fn has_all(sql: &mut Sql, acknowledged: &[i64]) -> usize {
 }
 
 #[test]
+fn a_leader_asked_to_go_has_another_do_it() {
+    crate::roles::leaves_when_asked_itself(&cluster(3, 0));
+}
+
+#[test]
 fn a_killed_leader_loses_nothing_and_the_replica_has_it_all() {
     let mut cluster = cluster(3, 1);
     let mut sql = Sql::anywhere(&cluster);

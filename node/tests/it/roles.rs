@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quorate_shared::admin::AdminAction;
 use quorate_shared::ids::NodeId;
 
-use crate::support::{Sql, TestCluster, eventually};
+use crate::support::{Sql, TestCluster, TestNode, eventually, settles_with};
 
 /// Clients that write at once.
 const WRITERS: i64 = 4;
@@ -157,6 +157,9 @@ fn replicas_become_voters_and_carry_the_cluster_and_go_back() {
         let facts = Sql::on(&cluster.nodes[&asked]).act(AdminAction::AddVoter { node: n(node) });
         assert!(facts["voters"].contains(&format!("n{node}")), "{facts:?}");
         writes(&mut sql, &mut id);
+        settles_with(&cluster.nodes[&asked], &[1, 2, 3, 4, 5]);
+        let log = cluster.nodes[&node].log_text();
+        assert!(log.contains("begins again") && !log.contains("a fault stops"), "a planned restart is none");
     }
     let why = Sql::on(&cluster.nodes[&1]).refused(AdminAction::AddVoter { node: n(4) });
     assert!(why.starts_with("AlreadyVoter: n4"), "{why}");
@@ -202,11 +205,60 @@ fn a_dead_voter_is_taken_out_and_another_put_in_its_place() {
     cluster.node(other).start();
     // The removed one says so and serves nothing.
     cluster.node(dead).start();
-    eventually("the removed node knows", || match cluster.nodes[&dead].get("/health")? {
+    knows_that_it_was_removed(&cluster.nodes[&dead]);
+    writes(&mut asked, &mut id);
+}
+
+/// It says so, and serves nothing.
+fn knows_that_it_was_removed(node: &TestNode) {
+    eventually("the removed node knows", || match node.get("/health")? {
         (503, why) if why.contains("removed") => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    writes(&mut asked, &mut id);
+    let error = Sql::on(node).run("SELECT 1 FROM t").unwrap_err().to_string();
+    assert!(error.contains("was removed from its cluster"), "{error}");
+}
+
+#[test]
+fn removed_replicas_get_nothing_more_and_leave_the_picture() {
+    let mut cluster = TestCluster::started(1, 2);
+    let (mut sql, mut id) = (Sql::on(&cluster.nodes[&1]), 0);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    writes(&mut sql, &mut id);
+    for node in [2, 3] {
+        eventually("the replica follows", || cluster.nodes[&node].caught_up(&cluster.nodes[&1]));
+    }
+    settles_with(&cluster.nodes[&1], &[1, 2, 3]);
+    // A dead one and one that runs.
+    cluster.node(3).kill();
+    sql.act(AdminAction::RemoveNode { node: n(3) });
+    settles_with(&cluster.nodes[&1], &[1, 2]);
+    sql.act(AdminAction::RemoveNode { node: n(2) });
+    writes(&mut sql, &mut id);
+    knows_that_it_was_removed(&cluster.nodes[&2]);
+    settles_with(&cluster.nodes[&1], &[1]);
+    let (_, metrics) = cluster.nodes[&1].get("/metrics").unwrap();
+    assert!(!metrics.contains("node=\"n2\"") && !metrics.contains("subject=\"s1/n2\""), "{metrics}");
+}
+
+/// Asked at the node itself, leader or not, and done to its end all the same.
+pub fn leaves_when_asked_itself(cluster: &TestCluster) {
+    let mut sql = Sql::anywhere(cluster);
+    sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+    drop(sql);
+    let master = cluster.settled();
+    let facts = Sql::on(&cluster.nodes[&master]).act(AdminAction::RemoveNode { node: n(master) });
+    assert!(!facts["voters"].contains(&format!("n{master}")), "{facts:?}");
+    knows_that_it_was_removed(&cluster.nodes[&master]);
+    let rest: Vec<u64> = (1..=3).filter(|id| *id != master).collect();
+    settles_with(&cluster.nodes[&rest[0]], &rest);
+    let mut rest = Sql::on(&cluster.nodes[&rest[0]]);
+    writes(&mut rest, &mut 0);
+}
+
+#[test]
+fn a_leader_asked_to_go_has_another_do_it() {
+    leaves_when_asked_itself(&TestCluster::started(3, 0));
 }
 
 #[test]
@@ -268,7 +320,18 @@ fn a_second_node_of_one_number_is_refused() {
         stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
         if text.contains("DuplicateNode") { Ok(()) } else { Err(text) }
     });
+    // Whom it asked says so, and the master does; and it has told its own log.
+    for asked in [1, cluster.master()] {
+        eventually("the picture names it", || {
+            let picture = cluster.nodes[&asked].status()?;
+            let problems = picture["problems"].as_array().ok_or("no problems")?;
+            let named = problems.iter().any(|p| p["name"] == "DuplicateNode" && p["subject"] == "n2");
+            named.then_some(()).ok_or(picture["problems"].to_string())
+        });
+    }
+    assert!(std::fs::read_to_string(&log).unwrap().contains("DuplicateNode"));
     twin.kill().unwrap();
     twin.wait().unwrap();
     cluster.wait_ready();
+    settles_with(&cluster.nodes[&1], &[1, 2, 3]);
 }

@@ -319,6 +319,40 @@ fn a_bulk_load() {
 }
 
 #[test]
+fn a_write_load() {
+    let _alone = Turn::take(true);
+    let cluster = TestCluster::started(3, 1);
+    let _beats = with_beats(&cluster);
+    let asked = &cluster.nodes[&cluster.settled()];
+    let load = Arc::new(AtomicBool::new(true));
+    let writers: Vec<_> = (0..4)
+        .map(|n| {
+            let (mut sql, load) = (Sql::on(asked), load.clone());
+            std::thread::spawn(move || {
+                for i in (n * 1_000_000..).take_while(|_| load.load(Ordering::Relaxed)) {
+                    sql.must(&format!("INSERT INTO bulk VALUES ({i}, '')"));
+                }
+            })
+        })
+        .collect();
+    let (began, mut pictures) = (Instant::now(), 0);
+    while began.elapsed() < seconds(4, 30) {
+        let picture = truth(asked.status().unwrap());
+        for shard in list(&picture, "shards").iter().filter(|shard| shard["confirmed"] == true) {
+            for member in list(shard, "members") {
+                // Whoever reports lacks only what came under this leader, who knows when that was.
+                let fresh = member["report_age_ms"].as_u64().is_some_and(|age| age <= 250);
+                assert!(!fresh || member["lag_at_least"] == false, "{member:#} {picture:#}");
+            }
+        }
+        pictures += 1;
+    }
+    load.store(false, Ordering::Relaxed);
+    writers.into_iter().for_each(|thread| thread.join().unwrap());
+    println!("{pictures} pictures");
+}
+
+#[test]
 fn an_idle_cluster() {
     let _alone = Turn::take(true);
     let cluster = TestCluster::started(3, 1);

@@ -456,6 +456,27 @@ impl TestNode {
     }
 }
 
+/// Waits until nothing is wrong, and every node of these is one row, once, in each shard of the picture.
+pub fn settles_with(asked: &TestNode, nodes: &[u64]) {
+    let mut expected: Vec<String> = nodes.iter().map(|id| format!("n{id}")).collect();
+    expected.sort();
+    eventually("the picture is right", || {
+        let picture = asked.status()?;
+        for shard in picture["shards"].as_array().ok_or("no shards")? {
+            let members = shard["members"].as_array().ok_or("no members")?;
+            let mut names: Vec<_> = members.iter().filter_map(|m| m["node"].as_str()).collect();
+            names.sort_unstable();
+            if names != expected {
+                return Err(format!("{}: {names:?}, not {expected:?}", shard["id"]));
+            }
+        }
+        match picture["verdict"].as_str() {
+            Some("ok") => Ok(()),
+            _ => Err(picture["problems"].to_string()),
+        }
+    });
+}
+
 /// `quorate`, beside `quorated`; without it tests that need it are skipped, visibly.
 pub fn shell() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_quorated")).with_file_name("quorate");

@@ -1,10 +1,12 @@
 //! Actions on the cluster: asked for once, heard to the end.
 //!
-//! Invariant: an action is never sent a second time; when the connection is lost while it runs, the outcome is
+//! Invariant: an action that may have begun is never sent a second time; a node that is not to do it names another, which
+//! is asked instead. When the connection is lost while it runs, the outcome is
 //! [`Code::Unknown`], because it goes on without a listener.
 
 use std::time::{Duration, Instant};
 
+use super::result::First;
 use super::{Attempt, Client, ClientError};
 use crate::admin::{AdminAction, AdminEvent, AdminOutcome, AdminPlan};
 use crate::error::{Code, WireError};
@@ -112,9 +114,16 @@ impl Client {
             self.find_node(deadline, number).await?;
         }
         let name = action.name();
-        let first = match self.attempt(&Request::Admin { action, dry_run }, deadline).await {
-            Ok(first) => first,
-            Err(attempt) => return Err(self.unheard(name, attempt)),
+        let mut moved = false;
+        let first = loop {
+            match self.attempt(&Request::Admin { action: action.clone(), dry_run }, deadline).await {
+                Ok(First { response: Response::Error(error), .. }) if error.code == Code::Redirect && !moved => {
+                    moved = true;
+                    self.follow(error).await?;
+                }
+                Ok(first) => break first,
+                Err(attempt) => return Err(self.unheard(name, attempt)),
+            }
         };
         let (request, mut response) = (first.request, first.response);
         loop {
@@ -146,6 +155,20 @@ impl Client {
                 Ok(response) => response,
                 Err(attempt) => return Err(self.unheard(name, attempt)),
             };
+        }
+    }
+
+    /// Nothing has begun, and another node is to be asked: the session goes on there, voter or replica.
+    async fn follow(&mut self, error: WireError) -> Result<(), ClientError> {
+        let Some(address) = error.redirect.clone() else { return Err(error.into()) };
+        self.lose(&error.message);
+        let home = self.home.take();
+        match self.try_node(&address, self.config.connect_timeout).await {
+            Ok(()) => Ok(()),
+            Err(why) => {
+                self.home = home;
+                Err(error.detail(format!("{address}: {why}")).into())
+            }
         }
     }
 

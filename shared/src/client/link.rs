@@ -177,7 +177,7 @@ impl Client {
     }
 
     /// Tries one node; on success the session is there.
-    async fn try_node(&mut self, address: &str, patience: Duration) -> Result<(), String> {
+    pub(super) async fn try_node(&mut self, address: &str, patience: Duration) -> Result<(), String> {
         let (connection, welcome) = open(address, &self.config, patience, &self.config.agent, &self.settings).await?;
         self.acceptable(&welcome)?;
         let again = self.welcome.is_some();

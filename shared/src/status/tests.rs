@@ -8,7 +8,7 @@ pub(crate) fn example() -> ClusterStatus {
         id: "n1".into(),
         addr: "127.0.0.1:7411".into(),
         http: Some("127.0.0.1:7412".into()),
-        kind: NodeKind::Voter,
+        kind: Some(NodeKind::Voter),
         reachable: true,
         reachable_by_peers: Some(2),
         error: None,
@@ -23,6 +23,7 @@ pub(crate) fn example() -> ClusterStatus {
     let dead = NodeStatus {
         id: "n2".into(),
         addr: "127.0.0.1:7511".into(),
+        kind: Some(NodeKind::Voter),
         error: Some("connection refused".into()),
         ..NodeStatus::default()
     };
@@ -82,6 +83,19 @@ fn json_is_fixed() {
     }
     assert_eq!(now, std::fs::read_to_string(path).unwrap());
     assert_eq!(serde_json::from_str::<ClusterStatus>(&now).unwrap(), example());
+}
+
+#[test]
+fn a_kind_that_nobody_could_tell_is_null() {
+    let node = NodeStatus::default();
+    let json = serde_json::to_value(&node).unwrap();
+    assert_eq!(json["kind"], serde_json::Value::Null);
+    assert_eq!(serde_json::from_value::<NodeStatus>(json).unwrap(), node);
+    for kind in [None, Some(NodeKind::Voter), Some(NodeKind::Replica)] {
+        let node = NodeStatus { kind, ..NodeStatus::default() };
+        let bytes = postcard::to_stdvec(&node).unwrap();
+        assert_eq!(postcard::from_bytes::<NodeStatus>(&bytes).unwrap(), node);
+    }
 }
 
 #[test]

@@ -87,7 +87,10 @@ fn nodes(out: &mut String, status: &ClusterStatus, paint: Paint) {
 
 /// `master`, `voter` or `replica`.
 fn role(status: &ClusterStatus, node: &NodeStatus) -> String {
-    if status.master.as_deref() == Some(node.id.as_str()) { "master".to_owned() } else { node.kind.to_string() }
+    match node.kind {
+        _ if status.master.as_deref() == Some(node.id.as_str()) => "master".to_owned(),
+        kind => kind.map_or_else(unknown, |kind| kind.to_string()),
+    }
 }
 
 fn members(out: &mut String, shard: &ShardStatus, paint: Paint) {
@@ -201,7 +204,7 @@ mod tests {
         let node = |id: &str, kind, up: bool| NodeStatus {
             id: id.to_owned(),
             addr: format!("127.0.0.1:741{id}").replace('n', ""),
-            kind,
+            kind: Some(kind),
             reachable: up,
             error: (!up).then(|| "connection refused".to_owned()),
             version: up.then(|| "0.1.0".to_owned()),

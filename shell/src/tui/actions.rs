@@ -104,7 +104,7 @@ fn browsing(model: &Model) -> bool {
 fn selected(model: &Model) -> Option<NodeKind> {
     let on_it = browsing(model) && model.page == Page::Cluster && model.pane == Pane::Nodes;
     let node = model.cluster.picture.as_ref()?.nodes.get(model.node)?;
-    (on_it || model.overlay == Some(Overlay::Node)).then_some(node.kind)
+    (on_it || model.overlay == Some(Overlay::Node)).then_some(node.kind).flatten()
 }
 
 /// The table, in the order of footer and help.

@@ -21,7 +21,7 @@ fn node(id: u64, kind: NodeKind) -> NodeStatus {
         id: format!("n{id}"),
         addr: format!("127.0.0.1:741{id}"),
         http: Some(format!("127.0.0.1:742{id}")),
-        kind,
+        kind: Some(kind),
         reachable: true,
         reachable_by_peers: Some(3),
         version: Some("0.1.0".into()),
@@ -92,6 +92,7 @@ fn broken() -> ClusterStatus {
     picture.nodes[0] = NodeStatus {
         id: "n1".into(),
         addr: "127.0.0.1:7411".into(),
+        kind: Some(NodeKind::Voter),
         reachable_by_peers: Some(0),
         error: Some("connection refused".into()),
         ..NodeStatus::default()

@@ -70,7 +70,7 @@ pub(super) fn plan(scene: &Scene, prover: Option<&Arc<Prover>>, action: &AdminAc
         _ => Proving::Scrub,
     };
     let known = scene.status.nodes.iter();
-    let parties: Vec<Party> = known.filter_map(|n| Some(Party { node: node_id(&n.id)?, kind: n.kind })).collect();
+    let parties: Vec<Party> = known.filter_map(|n| Some(Party { node: node_id(&n.id)?, kind: n.kind? })).collect();
     let silent = scene.status.nodes.iter().filter(|n| !n.reachable);
     let warnings = silent.map(|n| format!("{} does not answer and is left out", n.id)).collect();
     let nodes = list(parties.iter().map(|p| p.node));

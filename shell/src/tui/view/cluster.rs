@@ -41,14 +41,13 @@ pub fn draw(model: &Model, theme: &Theme, frame: &mut Frame, area: Rect) {
     problems(model, theme, picture, frame, bottom);
 }
 
-/// `master`, `voter`, `replica`.
+/// `master`, `voter`, `replica`; `-`: nobody could tell.
 pub(super) fn role(picture: &ClusterStatus, node: &NodeStatus) -> &'static str {
-    if picture.master.as_deref() == Some(node.id.as_str()) {
-        "master"
-    } else if node.kind == NodeKind::Voter {
-        "voter"
-    } else {
-        "replica"
+    match node.kind {
+        _ if picture.master.as_deref() == Some(node.id.as_str()) => "master",
+        Some(NodeKind::Voter) => "voter",
+        Some(NodeKind::Replica) => "replica",
+        None => "-",
     }
 }
 
