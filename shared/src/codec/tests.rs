@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::wire::VERSION;
 
 fn run<F: Future>(work: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
@@ -124,7 +125,7 @@ fn other_versions_are_told_which_are_spoken() {
     let said = told(b"QUORATE\n\0\x07\0\x09");
     assert!(said.starts_with("QUORATE\n"), "our preface comes first, for a program to read: {said}");
     assert!(
-        said.ends_with("quorate: refused: OtherVersion: you speak protocol versions 7 to 9, this node 1 to 1\r\n"),
+        said.ends_with("OtherVersion: you speak protocol versions 7 to 9, this node protocol version 2\r\n"),
         "{said}"
     );
 }
@@ -150,7 +151,7 @@ fn both_sides_agree_on_a_version() {
     run(async {
         let (mut a, mut b) = duplex(64);
         let (opened, answered) = tokio::join!(open(&mut a), answer(&mut b));
-        assert_eq!((opened.unwrap(), answered.unwrap()), (1, 1));
+        assert_eq!((opened.unwrap(), answered.unwrap()), (VERSION.1, VERSION.1));
     });
 }
 
