@@ -605,11 +605,13 @@ impl Replicator for PaxosReplicator {
             } else if let Some(link) = self.links.get(&pid) {
                 let heard = (link.promised == promised && link.heard >= self.led_since).then_some(link);
                 let (sent, accepted) = self.streams.progress(pid);
+                let applied = heard.map_or(Index::new(0), |l| l.applied);
                 out.push(Progress {
                     replica,
-                    sent: self.index(sent),
-                    durable: self.index(accepted),
-                    applied: heard.map_or(Index::new(0), |l| l.applied),
+                    // What came past the library is known of only when it is applied.
+                    sent: self.index(sent).max(applied),
+                    durable: self.index(accepted).max(applied),
+                    applied,
                     heard: heard.map(|l| now.saturating_sub(l.heard)),
                 });
             }

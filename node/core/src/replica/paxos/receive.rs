@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use quorate_shared::ids::ReplicaId;
 
-use super::storage::SYNC_BYTES;
+use super::storage::{PARTS_AT_ONCE, SYNC_BYTES};
 use super::wire::{self, FrameKind, Message};
 use super::{Now, PaxosReplicator};
 use crate::error::Fatal;
@@ -130,7 +130,8 @@ impl PaxosReplicator {
         self.judge(now, pid, verdict)
     }
 
-    /// Its sender lacks more of what is decided than one message should carry: it gets that in parts first.
+    /// Its sender lacks more of what is decided than one message should carry, going by the first part of it: it gets that
+    /// in parts first.
     fn is_far_behind(&self, message: &Message) -> Result<bool, Fatal> {
         let has = match message {
             Message::Prepare { decided, .. } => *decided,
@@ -142,8 +143,8 @@ impl PaxosReplicator {
         if has >= decided || has < self.store.first() {
             return Ok(has < decided);
         }
-        let entries = self.store.entries(self.index(has).next(), self.index(decided).next(), SYNC_BYTES)?;
-        Ok(has + (entries.len() as u64) < decided)
+        let part = self.store.entries(self.index(has).next(), self.index(decided).next(), SYNC_BYTES)?;
+        Ok(has + PARTS_AT_ONCE * (part.len() as u64) < decided)
     }
 
     fn judge(&mut self, now: Now, pid: u64, verdict: Verdict) -> Result<(), Fatal> {

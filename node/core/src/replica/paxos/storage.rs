@@ -26,7 +26,10 @@ use crate::log::{LogEntry, LogReader, LogRecord, PaxosState, Payload, Round};
 const CACHE_BYTES: usize = 8 << 20;
 /// Bytes of entries in one message that need not hold all that its receiver lacks. The logs of the simulator are short:
 /// there it is little, so that parts are what it runs with.
-pub(super) const SYNC_BYTES: usize = if cfg!(any(test, feature = "planted-bugs")) { 4 << 10 } else { 4 << 20 };
+pub(super) const SYNC_BYTES: usize = if cfg!(any(test, feature = "planted-bugs")) { 1 << 10 } else { 4 << 20 };
+/// So many parts, about, a synchronization may have. One part for each round trip would not do here: what others write
+/// meanwhile must not be more than this.
+pub(super) const PARTS_AT_ONCE: u64 = 8;
 /// Most bytes of entries in a promise and in a synchronization: it must hold all that its receiver lacks.
 pub(super) const PROMISE_BYTES: usize = 512 << 20;
 /// What an entry costs besides its bytes.

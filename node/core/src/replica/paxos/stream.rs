@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::storage::SYNC_BYTES;
+use super::storage::{PARTS_AT_ONCE, SYNC_BYTES};
 
 /// Bytes on their way to a follower that it has not acknowledged.
-const WINDOW_BYTES: usize = 8 * SYNC_BYTES;
+const WINDOW_BYTES: usize = PARTS_AT_ONCE as usize * SYNC_BYTES;
 
 /// One follower's.
 #[derive(Default, Debug)]
