@@ -53,6 +53,8 @@ pub enum Bug {
     RejoinUncut,
     /// A snapshot's rows are those of now, not of its point.
     SnapshotOfNow,
+    /// What is written while an index is being filled is not put into it.
+    SkipFilling,
 }
 
 /// All of them, with the names of the command line.
@@ -80,6 +82,7 @@ pub const BUGS: &[(Bug, &str)] = &[
     (Bug::AnyIncarnation, "any-incarnation"),
     (Bug::RejoinUncut, "rejoin-uncut"),
     (Bug::SnapshotOfNow, "snapshot-of-now"),
+    (Bug::SkipFilling, "skip-filling"),
 ];
 
 impl Bug {

@@ -26,13 +26,16 @@ pub mod node;
 pub mod oracle;
 #[cfg(test)]
 mod partly;
+pub mod place;
 pub mod plan;
+pub mod process;
 pub mod reads;
 #[cfg(test)]
 pub mod records;
 pub mod rng;
 pub mod roles;
 pub mod run;
+pub mod schema;
 #[cfg(test)]
 mod script;
 pub mod shipping;

@@ -59,6 +59,19 @@ impl MemoryTree {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         map.iter().map(|(k, v)| (k.len() + v.len()) as u64).sum()
     }
+
+    /// Writes a batch; gives what was there before.
+    pub(crate) fn replace(&self, batch: Batch) -> Vec<(Bytes, Option<Bytes>)> {
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
+        let put = |(key, value): (Bytes, Option<Bytes>)| match value {
+            Some(value) => (key.clone(), map.insert(key, value)),
+            None => {
+                let old = map.remove(&key);
+                (key, old)
+            }
+        };
+        batch.writes.into_iter().map(put).collect()
+    }
 }
 
 impl Tree for MemoryTree {

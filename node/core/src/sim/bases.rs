@@ -6,13 +6,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_shared::ids::Index;
+use quorate_shared::ids::{Index, ShardId};
 
 use super::disk::Handle;
+use super::engine::SimTree;
 use super::node::{Node, Part, Process};
-use super::world::{SHARD, World};
+use super::place::Place;
+use super::world::World;
 use crate::bug::{Bug, planted};
 use crate::disk::Disk;
+use crate::engine::Tree;
 use crate::error::Fatal;
 use crate::log::BaseRecord;
 use crate::machine::applied_in;
@@ -33,11 +36,11 @@ pub(super) struct Writing {
 }
 
 impl Node {
-    /// Makes the engine anew from the newest base of this history if it is behind the log's beginning.
-    pub(super) fn fill_engine(&mut self, base: &BaseRecord) -> Result<(), Fatal> {
-        let applied = applied_in(&*self.tree)?.unwrap_or_default();
-        if applied >= base.index {
-            return Ok(());
+    /// A shard's tree; made anew from the newest base of this history if it is behind the log's beginning.
+    pub(super) fn fill_engine(&mut self, base: &BaseRecord) -> Result<Arc<dyn Tree>, Fatal> {
+        let tree = self.replicas.get(&base.shard).map(|r| Arc::clone(&r.tree)).unwrap_or_default();
+        if applied_in(&*tree)?.unwrap_or_default() >= base.index {
+            return Ok(tree);
         }
         let disk = Handle(Arc::clone(&self.store.disk));
         let reader = self.store.reader();
@@ -45,19 +48,22 @@ impl Node {
             let cause = format!("its log begins after {}, and there is no base", base.index);
             return Err(Fatal::new("rebuild the engine", cause));
         };
-        self.tree = Arc::default();
-        install(&disk, &Path::new(DIR).join(name), &*self.tree)?;
-        self.tree.settle();
-        Ok(())
+        let tree = Arc::<SimTree>::default();
+        install(&disk, &Path::new(DIR).join(name), &*tree)?;
+        tree.settle();
+        if let Some(replica) = self.replicas.get_mut(&base.shard) {
+            replica.tree = Arc::clone(&tree);
+        }
+        Ok(tree)
     }
 
     /// Removes the bases that the log does not rest on any more, and what was left unfinished.
-    fn tidy(&self, base: Index) -> Result<(), Fatal> {
+    fn tidy(&self, shard: ShardId, base: Index) -> Result<(), Fatal> {
         let disk = Handle(Arc::clone(&self.store.disk));
         let failed = |e| Fatal::new("remove old bases", e);
         for name in disk.list(Path::new(DIR)).map_err(failed)? {
             let Some(name) = name.to_str() else { continue };
-            if parse_file_name(name).is_some_and(|(_, at)| at < base) {
+            if parse_file_name(name).is_some_and(|(of, at)| of == shard && at < base) {
                 disk.remove(&Path::new(DIR).join(name)).map_err(failed)?;
             }
         }
@@ -67,18 +73,19 @@ impl Node {
 
 impl World {
     /// A node begins to write a base; when it is written, its log is trimmed behind it.
-    pub fn trim(&mut self, id: u64, keep: bool) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let begins = node.store.durable.base.as_ref().map_or(Index::new(0), |b| b.index);
+    pub fn trim(&mut self, id: Place, keep: bool) {
+        let Some(node) = self.nodes.get_mut(&id.node) else { return };
+        let begins = node.store.durable[id.shard].base.as_ref().map_or(Index::new(0), |b| b.index);
         let disk = Arc::new(Handle(Arc::clone(&node.store.disk))) as Arc<dyn Disk>;
-        let Some(process) = node.up.as_mut().filter(|p| p.writing.is_none() && p.applied() > begins) else { return };
+        let process = node.replicas.get_mut(&id.shard).and_then(|r| r.up.as_mut());
+        let Some(process) = process.filter(|p| p.writing.is_none() && p.applied() > begins) else { return };
         let mut writing = Writing { writer: None, base: None, keep };
         if planted(Bug::TrimPastBase) {
-            writing.base = Some(process.machine.state().base(SHARD));
+            writing.base = Some(process.machine.state().base(id.shard));
         } else {
             match Writer::begin(disk, Path::new(DIR), process.machine.snapshot()) {
                 Ok(writer) => writing.writer = Some(writer),
-                Err(e) => return self.stopped(id, &e),
+                Err(e) => return self.stopped(id.node, &e),
             }
         }
         process.writing = Some(writing);
@@ -86,7 +93,7 @@ impl World {
     }
 
     /// Writes the next piece, or trims.
-    pub(super) fn go_on_writing(&mut self, id: u64) {
+    pub(super) fn go_on_writing(&mut self, id: Place) {
         match self.write_piece(id) {
             Ok(true) => self.schedule_base(id),
             Ok(false) => {
@@ -94,15 +101,16 @@ impl World {
                     process.writing = None;
                 }
             }
-            Err(e) => self.stopped(id, &e),
+            Err(e) => self.stopped(id.node, &e),
         }
     }
 
     /// `false`: it is over.
-    fn write_piece(&mut self, id: u64) -> Result<bool, Fatal> {
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(false) };
+    fn write_piece(&mut self, id: Place) -> Result<bool, Fatal> {
+        let Some(node) = self.nodes.get_mut(&id.node) else { return Ok(false) };
         let stalled = node.stalled;
-        let Some(writing) = node.up.as_mut().and_then(|p| p.writing.as_mut()) else { return Ok(false) };
+        let process = node.replicas.get_mut(&id.shard).and_then(|r| r.up.as_mut());
+        let Some(writing) = process.and_then(|p| p.writing.as_mut()) else { return Ok(false) };
         if stalled {
             return Ok(true);
         }
@@ -111,7 +119,7 @@ impl World {
             writing.writer = None;
             writing.base = Some(stored.head().base.clone());
             node.store.disk.finish(usize::MAX);
-            self.checks.bases.synced(id, stored.head().index());
+            self.checks[id.shard].bases.synced(id.node, stored.head().index());
             return Ok(true);
         }
         let (Some(base), keep) = (writing.base.clone(), writing.keep) else { return Ok(false) };
@@ -123,8 +131,9 @@ impl World {
         Ok(false)
     }
 
-    fn trim_to(&mut self, id: u64, base: &BaseRecord, keep: bool) -> Result<(), Fatal> {
-        let needed = self.nodes.values().map(|n| n.store.durable.last()).min();
+    fn trim_to(&mut self, id: Place, base: &BaseRecord, keep: bool) -> Result<(), Fatal> {
+        let here = self.nodes.values().filter(|n| !n.gone);
+        let needed = here.map(|n| n.store.durable[id.shard].last()).min();
         if keep && Some(base.index) > needed {
             return Ok(());
         }
@@ -137,11 +146,11 @@ impl World {
             return Ok(());
         }
         self.trace.note(self.now, id, "trim", base.index.get(), u64::from(keep));
-        let checked = self.checks.bases.trimmed(id, base.index);
+        let checked = self.checks[id.shard].bases.trimmed(id.node, base.index);
         self.check(checked);
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        let Some(node) = self.nodes.get_mut(&id.node) else { return Ok(()) };
         node.store.trim(base)?;
-        node.tidy(base.index)?;
+        node.tidy(id.shard, base.index)?;
         node.store.disk.finish(usize::MAX);
         Ok(())
     }

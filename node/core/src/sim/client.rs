@@ -4,16 +4,22 @@
 //! A try that was given up may still be on its way. A refusal that comes after one therefore proves nothing about it, and
 //! the outcome is unknown.
 
-use quorate_shared::ids::{ClientId, Epoch, Index, WriteId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use quorate_shared::ids::{ClientId, Epoch, Index, SchemaVersion, ShardId, WriteId};
 
 use super::Rng;
 use super::history::{Did, Ended, History, Operation, What};
 use super::network::{Call, Packet};
+use super::place::{ByShard, Place};
 use super::reads::{Level, Query, ReadResult, Token};
+use super::schema;
 use super::workload::{self, Mix, Next, Then};
 use super::world::{CLIENTS, World};
 use crate::error::Rejected;
 use crate::proposal::{Proposal, WriteResult};
+use crate::table::TableDef;
 
 /// How long it waits for one try, one operation, between operations.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +45,28 @@ enum Doing {
 
 struct Running {
     doing: Doing,
+    shard: ShardId,
     begun: u64,
     /// The whole operation, and the try under way.
     deadline: u64,
     try_until: u64,
     /// The call of the try; none: it pauses before the next.
     call: Option<u64>,
+    /// The table's definition is another: it is read before the next try.
+    stale: bool,
     /// Some try got `unknown`; some try got no answer.
     unknown: bool,
     lost: bool,
+}
+
+impl Running {
+    fn is_of_rows(&self) -> bool {
+        matches!(&self.doing, Doing::Write { did, .. } if did.is_of_rows())
+    }
+
+    fn is_reached(&self, current: Option<SchemaVersion>) -> bool {
+        matches!(&self.doing, Doing::Write { proposal, .. } if schema::is_reached(proposal, current))
+    }
 }
 
 /// See the module.
@@ -55,31 +74,44 @@ pub struct Client {
     pub id: u64,
     seq: u64,
     calls: u64,
-    at: u64,
+    /// The node it asks, and the token of its last write, for each shard.
+    at: ByShard<u64>,
+    tokens: ByShard<Token>,
     running: Option<Running>,
     patience: Patience,
-    /// Of its last write.
-    token: Token,
-    /// What comes after the read that has just ended.
-    queued: Option<(Proposal, Did, Option<Epoch>)>,
+    /// The table as it knows it.
+    def: Arc<TableDef>,
+    /// What comes after what has just ended, and the epoch of the reads it rests on.
+    queued: VecDeque<(Next, Option<Epoch>)>,
     /// Nothing new is begun.
     pub done: bool,
 }
 
 impl Client {
-    pub fn new(number: u64, at: u64, patience: Patience) -> Self {
+    pub fn new(number: u64, shards: u64, at: u64, patience: Patience) -> Self {
         let id = CLIENTS + number;
-        let token = Token::default();
-        Self { id, seq: 0, calls: 0, at, running: None, patience, token, queued: None, done: false }
+        let (at, tokens) = (ByShard::new(shards, |_| at), ByShard::new(shards, |_| Token::default()));
+        Self {
+            id,
+            seq: 0,
+            calls: 0,
+            at,
+            tokens,
+            running: None,
+            patience,
+            queued: VecDeque::new(),
+            done: false,
+            def: Arc::new(workload::table().clone()),
+        }
     }
 
     pub fn is_idle(&self) -> bool {
-        self.running.is_none() && self.queued.is_none()
+        self.running.is_none() && self.queued.is_empty()
     }
 
     /// Begins with this.
     pub fn begin_with(&mut self, world: &mut World, proposal: Proposal, did: Did) {
-        self.queued = Some((proposal, did, None));
+        self.queued = [(Next::Write(proposal, did), None)].into();
         world.wake_client(world.now + 1, self.id);
     }
 
@@ -87,7 +119,7 @@ impl Client {
     pub fn wake(&mut self, world: &mut World, rng: &mut Rng, mix: &Mix, history: &mut History) {
         let now = world.now;
         let Some(running) = &mut self.running else {
-            if !self.done || self.queued.is_some() {
+            if !self.done || !self.queued.is_empty() {
                 self.begin(world, rng, mix);
             }
             return;
@@ -103,16 +135,18 @@ impl Client {
     }
 
     fn elsewhere(&mut self, world: &World, rng: &mut Rng) {
-        let voters = world.ids();
-        let writes = self.running.as_ref().is_some_and(|r| matches!(r.doing, Doing::Write { .. }));
-        let all = world.all();
-        self.at = if writes { rng.pick(&voters) } else { rng.pick(&all) };
+        let Some(Running { doing, shard, .. }) = &self.running else { return };
+        let writes = matches!(doing, Doing::Write { .. });
+        let nodes = if writes { world.ids(*shard) } else { world.all() };
+        self.at[*shard] = rng.pick(&nodes);
     }
 
     fn begin(&mut self, world: &mut World, rng: &mut Rng, mix: &Mix) {
-        let (next, planned) = match self.queued.take() {
-            Some((proposal, did, planned)) => (Next::Write(proposal, did), planned),
-            None => (workload::next(rng, mix, self.id, self.seq + 1), None),
+        let queued = self.queued.pop_front();
+        let (next, planned) = queued.unwrap_or_else(|| (workload::next(rng, mix, self.id, self.seq + 1), None));
+        let shard = match &next {
+            Next::Write(_, did) => mix.of_write(did),
+            Next::Read(query) | Next::ReadThen(query, _) => mix.of_query(query),
         };
         let doing = match next {
             Next::Write(mut proposal, did) => {
@@ -124,25 +158,39 @@ impl Client {
                 }
                 Doing::Write { proposal, did, planned }
             }
-            Next::Read(query) => Doing::Read { level: self.level(rng), query, then: None },
-            Next::ReadThen(query, then) => Doing::Read { level: self.level(rng), query, then: Some(then) },
+            Next::Read(query) => Doing::Read { level: self.level(rng, shard), query, then: None },
+            Next::ReadThen(query, then) => {
+                let level = self.level(rng, shard);
+                // What is to be filled in is what there is.
+                let level = if matches!(then, Then::Fill(_)) { Level::Linearizable } else { level };
+                Doing::Read { level, query, then: Some(then) }
+            }
         };
         let writes = matches!(doing, Doing::Write { .. });
         let now = world.now;
         let deadline = now + self.patience.deadline;
-        self.running =
-            Some(Running { doing, begun: now, deadline, try_until: now, call: None, unknown: false, lost: false });
-        let reader = world.readers().contains(&self.at);
+        self.running = Some(Running {
+            doing,
+            shard,
+            begun: now,
+            deadline,
+            try_until: now,
+            call: None,
+            stale: false,
+            unknown: false,
+            lost: false,
+        });
+        let reader = world.readers(shard).contains(&self.at[shard]);
         if (writes && reader) || rng.chance(150) {
             self.elsewhere(world, rng);
         }
         self.send(world);
     }
 
-    fn level(&self, rng: &mut Rng) -> Level {
+    fn level(&self, rng: &mut Rng, shard: ShardId) -> Level {
         match rng.range(0, 9) {
             0..=5 => Level::Linearizable,
-            6 | 7 => Level::After(self.token),
+            6 | 7 => Level::After(self.tokens[shard]),
             8 => Level::MaxStaleness(rng.range(50, 1_000)),
             _ => Level::Local,
         }
@@ -157,15 +205,22 @@ impl Client {
         running.try_until = (now + self.patience.one_try).min(deadline.max(now + 1));
         let until = running.try_until;
         let packet = match &running.doing {
-            Doing::Write { proposal, planned, .. } => {
-                let (proposal, planned) = (Box::new(proposal.clone()), *planned);
+            Doing::Write { .. } if running.stale => {
+                Packet::Read { call, level: Level::Local, query: Box::new(Query::Definition), deadline: until }
+            }
+            Doing::Write { proposal, did, planned } => {
+                let (mut proposal, planned) = (Box::new(proposal.clone()), *planned);
+                if did.is_of_rows() {
+                    workload::fit(&mut proposal, &self.def);
+                }
                 Packet::Propose { call, proposal, planned, deadline, via: None }
             }
             Doing::Read { level, query, .. } => {
-                Packet::Read { call, level: *level, query: query.clone(), deadline: until }
+                Packet::Read { call, level: *level, query: Box::new(query.clone()), deadline: until }
             }
         };
-        world.send(self.id, self.at, packet);
+        let shard = running.shard;
+        world.send(Place { shard, node: self.id }, self.at[shard], packet);
         world.wake_client(until, self.id);
     }
 
@@ -210,15 +265,16 @@ impl Client {
                     world.violate(format!("client {}: a duplicate of what was never sent before", self.id));
                 }
                 if done.index > Index::new(0) {
-                    let same = self.token.epoch == epoch;
-                    let index = if same { self.token.index.max(done.index) } else { done.index };
-                    self.token = Token { epoch, index };
+                    let token = &mut self.tokens[running.shard];
+                    let same = token.epoch == epoch;
+                    let index = if same { token.index.max(done.index) } else { done.index };
+                    *token = Token { epoch, index };
                 }
                 let rows = done.returned.iter().filter_map(|values| workload::row_of(values)).collect();
                 self.end(world, history, epoch, Ended::Done { index: done.index, rows });
             }
             Err(Rejected::NotLeader(Some(node))) => {
-                self.at = node.get();
+                self.at[running.shard] = node.get();
                 self.pause(world, 1);
             }
             Err(Rejected::NotLeader(None) | Rejected::Retry(_) | Rejected::Busy | Rejected::DiskLow) => {
@@ -232,11 +288,19 @@ impl Client {
                 let ms = rng.range(5, 50);
                 self.pause(world, ms);
             }
+            Err(Rejected::StaleCatalog { .. }) if running.is_of_rows() => {
+                running.stale = true;
+                let ms = rng.range(1, 30);
+                self.pause(world, ms);
+            }
+            Err(Rejected::StaleCatalog { current, .. }) if running.is_reached(current) => {
+                self.end(world, history, epoch, Ended::Done { index: Index::new(0), rows: Vec::new() });
+            }
             Err(refused) => {
                 let end = if running.lost { Ended::Unknown } else { Ended::Refused(true) };
                 let what = refused.to_string();
                 let expected = matches!(refused, Rejected::Conflict | Rejected::CatalogChanged)
-                    || matches!(&running.doing, Doing::Write { did: Did::SetUp, .. });
+                    || matches!(&running.doing, Doing::Write { did: Did::SetUp | Did::Schema, .. });
                 if !expected {
                     world.violate(format!("client {}: refused although nothing is in its way: {what}", self.id));
                 }
@@ -259,12 +323,19 @@ impl Client {
         }
         match result {
             Ok(read) => {
+                if self.learns(&read) {
+                    // A node that is behind knows nothing new.
+                    self.elsewhere(world, rng);
+                    return self.pause(world, 1);
+                }
                 if let Some(Running { doing: Doing::Read { query, then: Some(then), .. }, .. }) = &self.running {
-                    let next = workload::follow_up(then, query, &read);
-                    self.queued = next.map(|(proposal, did)| {
-                        let planned = (!proposal.reads.is_empty()).then_some(read.epoch);
-                        (proposal, did, planned)
-                    });
+                    let next = workload::follow_up(rng, then, query, &read);
+                    let planned = |next: &Next| match next {
+                        Next::Write(proposal, _) if !proposal.reads.is_empty() => Some(read.epoch),
+                        _ => None,
+                    };
+                    let next = next.into_iter().map(|next| (planned(&next), next));
+                    self.queued.extend(next.map(|(planned, next)| (next, planned)));
                 }
                 self.end(world, history, read.epoch, Ended::Read(read));
             }
@@ -274,6 +345,16 @@ impl Client {
                 self.pause(world, ms);
             }
         }
+    }
+
+    /// Whether what was read is the table's definition, wanted before the next try.
+    fn learns(&mut self, read: &ReadResult) -> bool {
+        let Some(running) = self.running.as_mut().filter(|r| r.stale) else { return false };
+        running.stale = false;
+        if let Some(def) = &read.def {
+            self.def = Arc::clone(def);
+        }
+        true
     }
 
     fn end(&mut self, world: &mut World, history: &mut History, epoch: Epoch, end: Ended) {
@@ -290,12 +371,17 @@ impl Client {
         };
         world.trace.note(world.now, self.id, "client", self.seq, kind);
         world.trace.say(world.now, || format!("client {} from {}: {what:?} → {end:?}", self.id, running.begun));
-        let operation = Operation { client: self.id, what, begun: running.begun, ended: world.now, epoch, end };
-        let checked = world.checks.reads.ended(&world.checks.lineage, &operation);
+        let Running { shard, begun, .. } = running;
+        let operation = Operation { client: self.id, shard, what, begun, ended: world.now, epoch, end };
+        let checked = world.checks[shard].ended(&operation);
         world.check(checked);
         history.operations.push(operation);
+        if kind == 2 || kind == 3 {
+            // The rest of a job is somebody's who looks how far it is.
+            self.queued.clear();
+        }
         let pause =
-            if self.queued.is_some() { 1 } else { world.rng.range(self.patience.pause.0, self.patience.pause.1) };
+            if !self.queued.is_empty() { 1 } else { world.rng.range(self.patience.pause.0, self.patience.pause.1) };
         world.wake_client(world.now + pause, self.id);
     }
 }

@@ -70,7 +70,8 @@ impl State {
             content.resize(end, 0);
         }
         let place = &mut content[offset..end];
-        let old = if place.iter().all(|b| *b == 0) { Vec::new() } else { place.to_vec() };
+        let empty = place.iter().fold(0, |bits, byte| bits | byte) == 0;
+        let old = if empty { Vec::new() } else { place.to_vec() };
         place.copy_from_slice(bytes);
         self.ops.push(Op::Write { file, offset, len: bytes.len(), old, new: Vec::new(), old_len });
     }

@@ -71,15 +71,12 @@ impl Tree for SimTree {
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fatal> {
-        let mut old = Vec::with_capacity(batch.writes.len());
-        for key in batch.writes.keys() {
-            old.push((key.clone(), self.tree.get(key)?));
-        }
+        let old = self.tree.replace(batch);
         let mut undo = self.undo.lock().unwrap_or_else(PoisonError::into_inner);
         undo.push_back(old);
         if undo.len() > BATCHES {
             undo.pop_front();
         }
-        self.tree.write(batch)
+        Ok(())
     }
 }

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_shared::ids::Index;
+use quorate_shared::ids::{Index, ShardId};
 
 use super::bases::DIR;
 use super::disk::Handle;
+use super::engine::SimTree;
 use super::network::Packet;
 use super::node::Node;
-use super::world::{Event, SHARD, World};
+use super::place::Place;
+use super::world::{Event, World};
 use crate::disk::Disk;
 use crate::error::Fatal;
 use crate::log::Log;
@@ -52,6 +54,10 @@ fn receiving(name: &str) -> PathBuf {
     Path::new(DIR).join(format!("{RECEIVING}{name}"))
 }
 
+fn is_of(name: &str, shard: ShardId) -> bool {
+    parse_file_name(name).is_some_and(|(of, _)| of == shard)
+}
+
 fn io_failed(e: std::io::Error) -> Fatal {
     Fatal::new("receive a snapshot", e)
 }
@@ -62,50 +68,54 @@ impl Node {
     }
 
     /// What an earlier attempt has received.
-    fn partial(&self) -> Option<(String, u64)> {
+    fn partial(&self, shard: ShardId) -> Option<(String, u64)> {
         let disk = self.handle();
         let names = disk.list(Path::new(DIR)).ok()?;
-        let name = names.iter().filter_map(|n| n.to_str()?.strip_prefix(RECEIVING)).next()?.to_owned();
+        let name =
+            names.iter().filter_map(|n| n.to_str()?.strip_prefix(RECEIVING)).find(|n| is_of(n, shard))?.to_owned();
         let len = disk.open(&receiving(&name)).ok()?.len().ok()?;
         Some((name, len))
     }
 
     /// The newest base.
-    fn newest_base(&self) -> Result<Option<(String, Vec<u8>)>, Fatal> {
+    fn newest_base(&self, shard: ShardId) -> Result<Option<(String, Vec<u8>)>, Fatal> {
         let disk = self.handle();
-        let Some((name, _)) = list(&disk, Path::new(DIR), SHARD)?.into_iter().next() else { return Ok(None) };
+        let Some((name, _)) = list(&disk, Path::new(DIR), shard)?.into_iter().next() else { return Ok(None) };
         let bytes = disk.open(&Path::new(DIR).join(&name)).and_then(|f| f.read_all()).map_err(io_failed)?;
         Ok(Some((name, bytes)))
     }
 
     /// A file is here whole: checks it, names it, marks it for the next start. `false`: it is damaged and gone.
-    fn received(&mut self, name: &str) -> Result<bool, Fatal> {
+    fn received(&mut self, shard: ShardId, name: &str) -> Result<bool, Fatal> {
         let disk = self.handle();
         let part = receiving(name);
-        let right = |at| parse_file_name(name) == Some((SHARD, at));
+        let right = |at| parse_file_name(name) == Some((shard, at));
         if !adopt(&disk, &part).is_ok_and(|stored| right(stored.head().index())) {
             disk.remove(&part).map_err(io_failed)?;
             return Ok(false);
         }
         disk.rename(&part, &Path::new(DIR).join(name)).map_err(io_failed)?;
         disk.sync_dir(Path::new(DIR)).map_err(io_failed)?;
-        Mark::write(&disk, Path::new(DIR), SHARD, name)?;
+        Mark::write(&disk, Path::new(DIR), shard, name)?;
         self.store.disk.finish(usize::MAX);
         Ok(true)
     }
 
     /// Of a start: installs what was received. Gives its index.
-    pub(super) fn install_received(&mut self) -> Result<Option<Index>, Fatal> {
+    pub(super) fn install_received(&mut self, shard: ShardId) -> Result<Option<Index>, Fatal> {
         let (disk, dir) = (self.handle(), Path::new(DIR));
-        let Some(mark) = Mark::read(&disk, dir, SHARD)? else { return Ok(None) };
+        let Some(mark) = Mark::read(&disk, dir, shard)? else { return Ok(None) };
         let path = dir.join(&mark.file);
         let head = read_head(&disk, &path)?;
-        let (reader, replica) = (self.store.reader(), self.store.durable.replica);
+        let (reader, replica) = (self.store.reader(), self.store.durable[shard].replica);
         rebase(&mut self.store, &*reader, replica, &head.base)?;
-        self.tree = Arc::default();
-        install(&disk, &path, &*self.tree)?;
-        self.tree.settle();
-        Mark::clear(&disk, dir, SHARD)?;
+        let tree = Arc::<SimTree>::default();
+        install(&disk, &path, &*tree)?;
+        tree.settle();
+        if let Some(replica) = self.replicas.get_mut(&shard) {
+            replica.tree = tree;
+        }
+        Mark::clear(&disk, dir, shard)?;
         self.store.sync()?;
         Ok(Some(head.index()))
     }
@@ -113,17 +123,17 @@ impl Node {
 
 impl World {
     /// A replica's log ends before every other's begins: it needs a snapshot.
-    pub(super) fn fill(&mut self, id: u64) {
+    pub(super) fn fill(&mut self, id: Place) {
         if self.process(id).is_some_and(|p| p.filling.is_none()) {
             self.ask_snapshot(id);
         }
     }
 
-    fn ask_snapshot(&mut self, id: u64) {
-        let others: Vec<u64> = self.all().into_iter().filter(|other| *other != id).collect();
+    fn ask_snapshot(&mut self, id: Place) {
+        let others: Vec<u64> = self.all().into_iter().filter(|other| *other != id.node).collect();
         let (server, link, heard) = (self.rng.pick(&others), self.network.new_link(), self.now);
         self.trace.note(self.now, id, "asks for a snapshot", server, link);
-        let have = self.nodes.get(&id).and_then(Node::partial);
+        let have = self.nodes.get(&id.node).and_then(|n| n.partial(id.shard));
         let Some(process) = self.process(id) else { return };
         let old = process.filling.replace(Filling { link, heard, file: None });
         if let Some(old) = old {
@@ -133,7 +143,7 @@ impl World {
     }
 
     /// On every look: goes on, perhaps with another server.
-    pub(super) fn keep_filling(&mut self, id: u64) {
+    pub(super) fn keep_filling(&mut self, id: Place) {
         let now = self.now;
         let late = self.process(id).and_then(|p| p.filling.as_ref()).is_some_and(|f| now > f.heard + SILENCE_MS);
         if late {
@@ -141,11 +151,11 @@ impl World {
         }
     }
 
-    pub(super) fn asked_for_snapshot(&mut self, id: u64, from: u64, link: u64, have: Option<(String, u64)>) {
-        let Some(node) = self.nodes.get(&id) else { return };
-        let newest = match node.newest_base() {
+    pub(super) fn asked_for_snapshot(&mut self, id: Place, from: u64, link: u64, have: Option<(String, u64)>) {
+        let Some(node) = self.nodes.get(&id.node) else { return };
+        let newest = match node.newest_base(id.shard) {
             Ok(newest) => newest,
-            Err(e) => return self.stopped(id, &e),
+            Err(e) => return self.stopped(id.node, &e),
         };
         let Some((name, bytes)) = newest else {
             return self.send(id, from, Packet::Snapshot { link, part: Part::Nothing });
@@ -160,37 +170,37 @@ impl World {
         }
     }
 
-    pub(super) fn snapshot_came(&mut self, id: u64, link: u64, part: Part) {
+    pub(super) fn snapshot_came(&mut self, id: Place, link: u64, part: Part) {
         match self.take_part(id, link, part) {
             Ok(None) => {}
             Ok(Some(name)) => {
-                let Some(node) = self.nodes.get_mut(&id) else { return };
-                match node.received(&name) {
+                let Some(node) = self.nodes.get_mut(&id.node) else { return };
+                match node.received(id.shard, &name) {
                     Ok(true) => {
                         self.trace.note(self.now, id, "received a snapshot", link, 0);
-                        self.begin_again(id);
+                        self.begin_again(id.node);
                     }
                     Ok(false) => self.ask_snapshot(id),
-                    Err(e) => self.stopped(id, &e),
+                    Err(e) => self.stopped(id.node, &e),
                 }
             }
-            Err(e) => self.stopped(id, &e),
+            Err(e) => self.stopped(id.node, &e),
         }
     }
 
     /// Takes a piece; the name of the file once it is whole.
-    fn take_part(&mut self, id: u64, link: u64, part: Part) -> Result<Option<String>, Fatal> {
+    fn take_part(&mut self, id: Place, link: u64, part: Part) -> Result<Option<String>, Fatal> {
         let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(None) };
-        let (disk, stalled, have) = (node.handle(), node.stalled, node.partial());
-        let Some(process) = &mut node.up else { return Ok(None) };
+        let Some(node) = self.nodes.get_mut(&id.node) else { return Ok(None) };
+        let (disk, stalled, have) = (node.handle(), node.stalled, node.partial(id.shard));
+        let Some(process) = node.replicas.get_mut(&id.shard).and_then(|r| r.up.as_mut()) else { return Ok(None) };
         let applied = process.applied();
         let Some(filling) = process.filling.as_mut().filter(|f| f.link == link && !stalled) else { return Ok(None) };
         filling.heard = now;
         match part {
             Part::Nothing => filling.heard = now.saturating_sub(SILENCE_MS / 2),
             Part::Begin { name, total, from } => {
-                let newer = parse_file_name(&name).is_some_and(|(shard, at)| shard == SHARD && at > applied);
+                let newer = parse_file_name(&name).is_some_and(|(shard, at)| shard == id.shard && at > applied);
                 if !newer {
                     filling.file = None;
                     return Ok(None);
@@ -216,7 +226,7 @@ impl World {
     }
 
     /// The stream on which a snapshot comes is broken.
-    pub(super) fn filling_broken(&mut self, id: u64, link: u64) {
+    pub(super) fn filling_broken(&mut self, id: Place, link: u64) {
         let now = self.now;
         if let Some(filling) = self.process(id).and_then(|p| p.filling.as_mut()).filter(|f| f.link == link) {
             filling.heard = now.saturating_sub(SILENCE_MS);
@@ -224,7 +234,7 @@ impl World {
     }
 
     /// The next piece of a base is written.
-    pub(super) fn schedule_base(&mut self, id: u64) {
+    pub(super) fn schedule_base(&mut self, id: Place) {
         let pause = self.rng.range(1, 20);
         self.schedule(self.now + pause, id, Event::Base);
     }

@@ -1,9 +1,10 @@
 //! What clients did and saw: all that the oracle knows.
 
-use super::invariants::Lineage;
+use super::invariants::Checks;
+use super::place::ByShard;
 use super::reads::{Level, Query, ReadResult};
 use super::workload::Row;
-use quorate_shared::ids::{Epoch, Index};
+use quorate_shared::ids::{Epoch, Index, ShardId};
 
 /// A write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +19,18 @@ pub enum Did {
     /// An element of the set.
     Add(i64),
     Transfer,
+    /// A step of a job: of the table's definition, of the record of it.
+    Schema,
+    Catalog,
     /// To each of these lists.
     Append(Vec<i64>, String),
+}
+
+impl Did {
+    /// Whether it writes rows, as the table is known.
+    pub fn is_of_rows(&self) -> bool {
+        matches!(self, Did::Add(_) | Did::Transfer | Did::Append(..))
+    }
 }
 
 /// What became of it.
@@ -45,6 +56,7 @@ pub enum What {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Operation {
     pub client: u64,
+    pub shard: ShardId,
     pub what: What,
     pub begun: u64,
     /// When the client had its answer, and the epoch of the node that gave it.
@@ -69,9 +81,10 @@ pub struct History {
 impl History {
     /// As it is to be judged once it is known which history goes on: what was done and seen in an epoch behind the point
     /// from which a later one goes on is as if the answers had never come.
-    pub fn settled(&self, lineage: &Lineage) -> History {
+    pub fn settled(&self, checks: &ByShard<Checks>) -> History {
         let settle = |operation: &Operation| {
-            let Operation { epoch, ended, end, .. } = operation;
+            let Operation { shard, epoch, ended, end, .. } = operation;
+            let lineage = &checks[*shard].lineage;
             let end = match end {
                 // What appended nothing saw something that may be gone.
                 Ended::Done { index, .. } if *index == Index::new(0) && *epoch != lineage.newest() => Ended::Unknown,

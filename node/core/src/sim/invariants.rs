@@ -3,6 +3,7 @@
 mod acknowledged;
 mod bases;
 mod committed;
+pub mod indexes;
 mod leaders;
 mod lineage;
 mod members;
@@ -14,13 +15,14 @@ mod states;
 mod votes;
 
 pub use self::lineage::Lineage;
-use quorate_shared::ids::{Epoch, ReplicaId};
+use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId};
 
+use super::history::Operation;
 use super::store::Content;
 use crate::log::{LogEntry, Membership};
 use crate::replica::claims;
 
-/// All of them.
+/// All of them, for a shard.
 #[derive(Default)]
 pub struct Checks {
     pub acknowledged: acknowledged::Acknowledged,
@@ -56,6 +58,21 @@ impl Checks {
     /// A node hands entries to its applier.
     pub fn commits(&mut self, node: u64, entries: &[LogEntry]) -> Result<(), String> {
         self.committed.commits(node, entries, &mut self.lineage, &mut self.members)
+    }
+
+    /// A node has applied so far.
+    pub fn applies(&mut self, at: (u64, Index), chain: Hash, digest: Hash) -> Result<(), String> {
+        self.states.applied(&self.lineage, at, chain, digest)
+    }
+
+    /// A client has its answer.
+    pub fn ended(&mut self, operation: &Operation) -> Result<(), String> {
+        self.reads.ended(&self.lineage, operation)
+    }
+
+    /// The last entry of the history that goes on.
+    pub fn last(&self) -> Index {
+        self.committed.last(self.lineage.newest())
     }
 
     /// A message is put on the wire.

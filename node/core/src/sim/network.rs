@@ -10,11 +10,13 @@ use bytes::Bytes;
 use quorate_shared::ids::{Epoch, Hash, Index, ReplicaId};
 
 use super::Rng;
+use super::epochs::Epochs;
 use super::filling::Part;
+use super::place::Place;
 use super::reads::{Level, Query, ReadResult};
 use crate::error::Rejected;
 use crate::lag::ReaderReport;
-use crate::log::{EpochStart, Membership};
+use crate::log::Membership;
 use crate::membership::MembershipChange;
 use crate::proposal::{Proposal, WriteResult};
 
@@ -31,13 +33,13 @@ pub enum Packet {
     /// Its answer, and the epoch of who gives it.
     Proposed { call: Call, epoch: Epoch, result: Box<Result<WriteResult, Rejected>> },
     /// A client's read.
-    Read { call: Call, level: Level, query: Query, deadline: u64 },
+    Read { call: Call, level: Level, query: Box<Query>, deadline: u64 },
     /// Its answer.
-    ReadDone { call: Call, result: Result<ReadResult, Rejected> },
+    ReadDone { call: Call, result: Box<Result<ReadResult, Rejected>> },
     /// A node asks the leader for the read index.
     AskIndex { ask: u64, epoch: Epoch },
     /// The answer.
-    Index { ask: u64, result: Result<Index, Rejected> },
+    Index { ask: u64, result: Box<Result<Index, Rejected>> },
     /// A reader to its server.
     Ship { link: u64, message: Bytes },
     /// A server to its reader.
@@ -54,8 +56,8 @@ pub enum Packet {
     Members { applied: Index, chain: Hash, membership: Arc<Membership> },
     /// Which epoch is it?
     AskEpoch,
-    /// It is this one, begun there.
-    Epoch { epoch: Epoch, start: EpochStart },
+    /// Of every shard, where it began.
+    Epochs(Epochs),
     /// A node wants a snapshot; of this one it has so many bytes.
     AskSnapshot { link: u64, have: Option<(String, u64)> },
     /// Of a snapshot.
@@ -90,7 +92,7 @@ pub struct Network {
     broken: BTreeSet<u64>,
     links: u64,
     /// Some of what was sent as datagrams.
-    sent: Vec<(u64, u64, Packet)>,
+    sent: Vec<(Place, u64, Packet)>,
     count: u64,
 }
 
@@ -153,35 +155,35 @@ impl Network {
 
     /// A packet on the connection of two voters, for a protocol that wants one: in order, and a loss that the connection
     /// cannot mend ends it, which both notice.
-    pub fn session(&mut self, rng: &mut Rng, weather: &Weather, now: u64, (from, to): (u64, u64)) -> Fate {
-        if self.is_cut(from, to) {
+    pub fn session(&mut self, rng: &mut Rng, weather: &Weather, now: u64, (from, to): (Place, u64)) -> Fate {
+        if self.is_cut(from.node, to) {
             return Fate::Gone;
         }
         let arrives = now + rng.range(weather.delay.0, weather.delay.1);
         if weather.drop > 0 && rng.chance(weather.drop / 20) {
             return Fate::Breaks(arrives);
         }
-        let last = self.streams.entry((0, from << 32 | to)).or_default();
+        let ends = from.shard.get() << 48 | from.node << 24 | to;
+        let last = self.streams.entry((0, ends)).or_default();
         *last = arrives.max(*last);
         Fate::Arrives(*last)
     }
 
     /// Remembers a datagram, so that it can come again much later.
-    pub fn remember(&mut self, from: u64, to: u64, packet: &Packet) {
+    pub fn remember(&mut self, from: Place, to: u64, packet: &Packet) {
         self.count += 1;
-        let packet = (from, to, packet.clone());
         if self.sent.len() < SENT_MAX {
-            self.sent.push(packet);
+            self.sent.push((from, to, packet.clone()));
         } else if self.count.is_multiple_of(3) {
             // Each place is filled anew at its own pace: some are recent, some are of long ago.
             let mixed = self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
             let at = (mixed % SENT_MAX as u64) * (mixed >> 8 & 0xff) / 0xff;
-            self.sent[at as usize] = packet;
+            self.sent[at as usize] = (from, to, packet.clone());
         }
     }
 
     /// One of those.
-    pub fn old(&mut self, rng: &mut Rng) -> Option<(u64, u64, Packet)> {
+    pub fn old(&mut self, rng: &mut Rng) -> Option<(Place, u64, Packet)> {
         self.sent.get(rng.below(self.sent.len())).cloned()
     }
 

@@ -8,15 +8,15 @@
 
 use super::network::Weather;
 use super::workload::put;
-use super::world::World;
+use super::world::{SHARD, World};
 use crate::replica::Protocol;
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Raft, Protocol::Paxos];
 
 /// Links that work, one way.
 fn links(world: &mut World, works: impl Fn(u64, u64) -> bool) {
-    for from in world.ids() {
-        for to in world.ids() {
+    for from in world.ids(SHARD) {
+        for to in world.ids(SHARD) {
             if from != to && !works(from, to) {
                 world.cut(from, to);
             }
@@ -33,7 +33,7 @@ fn progress(world: &mut World, name: &str) {
 fn serves(world: &mut World, name: &str) -> bool {
     let until = world.now + 5_000;
     while world.now < until {
-        if let Some(leader) = world.leader() {
+        if let Some(leader) = world.leader(SHARD) {
             // Each try another key: an earlier one may commit late.
             let key = format!("{name}{}", world.now);
             let ticket = world.propose(leader, put(&key, "x", None, None), 500);
@@ -49,8 +49,8 @@ fn serves(world: &mut World, name: &str) -> bool {
 
 /// The leader and the other voters.
 fn roles(world: &World) -> (u64, Vec<u64>) {
-    let leader = world.leader().unwrap();
-    (leader, world.ids().into_iter().filter(|id| *id != leader).collect())
+    let leader = world.leader(SHARD).unwrap();
+    (leader, world.ids(SHARD).into_iter().filter(|id| *id != leader).collect())
 }
 
 /// Keeps these links, both ways, and no others.
@@ -60,7 +60,7 @@ fn only(world: &mut World, kept: &[(u64, u64)]) {
 
 fn cluster(seed: u64, voters: u64, protocol: Protocol) -> World {
     let mut world = World::with(seed, voters, Weather::FAIR, protocol);
-    assert!(world.run_while(10_000, |w| w.leader().is_none()));
+    assert!(world.run_while(10_000, |w| w.leader(SHARD).is_none()));
     world.run_for(200);
     world
 }
@@ -93,11 +93,11 @@ fn a_leader_that_is_not_heard_or_hears_nobody_is_replaced() {
     for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
         for deaf in [false, true] {
             let mut world = cluster(seed, 3, protocol);
-            let leader = world.leader().unwrap();
+            let leader = world.leader(SHARD).unwrap();
             links(&mut world, |from, to| if deaf { to != leader } else { from != leader });
             world.run_for(3_000);
             progress(&mut world, "w");
-            assert_ne!(world.leader(), Some(leader));
+            assert_ne!(world.leader(SHARD), Some(leader));
         }
     }
 }
@@ -106,14 +106,14 @@ fn a_leader_that_is_not_heard_or_hears_nobody_is_replaced() {
 fn a_link_that_comes_and_goes_does_not_stop_the_others() {
     for (protocol, seed) in PROTOCOLS.into_iter().flat_map(|p| (0..10).map(move |s| (p, s))) {
         let mut world = cluster(seed, 3, protocol);
-        let other = world.leader().map(|l| l % 3 + 1).unwrap();
+        let other = world.leader(SHARD).map(|l| l % 3 + 1).unwrap();
         let mut served = 0;
         for _ in 0..20 {
             links(&mut world, |from, to| from != other && to != other);
             world.run_for(700);
             world.heal();
             world.run_for(300);
-            if let Some(leader) = world.leader() {
+            if let Some(leader) = world.leader(SHARD) {
                 let ticket = world.propose(leader, put(&format!("w{served}"), "x", None, None), 200);
                 world.run_for(200);
                 served += usize::from(matches!(world.replies.remove(&ticket), Some(Ok(_))));
@@ -156,7 +156,7 @@ fn openraft_2111_two_leaves_do_not_disturb_the_leader() {
         if protocol == Protocol::Raft {
             let term = world.view(one).map(|v| v.term);
             world.run_for(10_000);
-            assert_eq!(world.leader(), Some(one), "seed {seed}: the leader was disturbed");
+            assert_eq!(world.leader(SHARD), Some(one), "seed {seed}: the leader was disturbed");
             assert_eq!(world.view(one).map(|v| v.term), term, "seed {seed}: terms were inflated");
         }
         progress(&mut world, "u");
@@ -191,7 +191,7 @@ fn a_leader_whose_disk_hangs_is_replaced() {
         world.propose(leader, put("hung", "x", None, None), 500);
         world.run_for(2_000);
         progress(&mut world, "d");
-        assert_ne!(world.leader(), Some(leader), "{protocol}, seed {seed}");
+        assert_ne!(world.leader(SHARD), Some(leader), "{protocol}, seed {seed}");
     }
 }
 

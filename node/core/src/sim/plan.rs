@@ -5,7 +5,10 @@
 
 use super::Rng;
 use super::client::Patience;
+use quorate_shared::ids::{NodeId, ShardId};
+
 use super::network::Weather;
+use super::place::Place;
 use super::workload::Mix;
 use super::world::{Shape, World};
 use crate::membership::MembershipChange;
@@ -45,6 +48,11 @@ pub enum Fault {
     Replay,
     /// The next start does not come to its end.
     CutStart,
+    /// Old versions go.
+    Collect,
+    /// A replica comes, one goes for good.
+    Join,
+    Leave,
 }
 
 const OPTIONAL: &[(Fault, u64)] = &[
@@ -70,6 +78,9 @@ const OPTIONAL: &[(Fault, u64)] = &[
     (Fault::Promote, 1),
     (Fault::Replay, 8),
     (Fault::CutStart, 5),
+    (Fault::Collect, 8),
+    (Fault::Join, 2),
+    (Fault::Leave, 2),
 ];
 
 /// See the module.
@@ -111,16 +122,17 @@ fn timing(rng: &mut Rng) -> Timing {
     Timing { tick, heartbeat, election_min, election_max, report_fresh: heartbeat * 5 }
 }
 
-fn mix(rng: &mut Rng) -> Mix {
-    let mut weights = [0; 5];
+fn mix(rng: &mut Rng, rows: ShardId) -> Mix {
+    let mut weights = [0; 6];
     for weight in &mut weights {
         *weight = if rng.chance(600) { rng.range(1, 10) } else { 0 };
     }
     if weights.iter().all(|w| *w == 0) {
-        weights = [3, 1, 1, 3, 1];
+        weights = [3, 1, 1, 3, 1, 1];
     }
     let wait = if rng.chance(200) { rng.range(0, 200) } else { 0 };
     Mix {
+        rows,
         registers: rng.range(1, 6) as usize,
         lists: rng.range(1, 8) as usize,
         weights,
@@ -140,7 +152,9 @@ impl Plan {
         let segment_bytes = rng.range(64, 160) << 10;
         // What a protocol cannot do is refused by name: one voter alone with paxos.
         let voters = if protocol == Protocol::Paxos { voters.max(2) } else { voters };
-        let shape = Shape { voters, readers, timing: timing(rng), protocol, segment_bytes, verbose };
+        // As the daemon has them, mostly: the catalog in one shard, the rows in another.
+        let shards = rng.pick(&[1, 2, 2]);
+        let shape = Shape { shards, voters, readers, timing: timing(rng), protocol, segment_bytes, verbose };
         let rough = !quiet && rng.chance(800);
         let weather = weather(rng, rough);
         let pause = if quiet { (0, 15) } else { (0, rng.range(10, 200)) };
@@ -152,7 +166,7 @@ impl Plan {
         let faults_ms = if quiet { rng.range(6_000, 12_000) } else { rng.range(2_000, 6_000) };
         let every = if quiet { (2_000, 8_000) } else { (20, rng.range(100, 900)) };
         let clients = if quiet { rng.range(4, 8) } else { rng.range(2, 6) };
-        Plan { shape, weather, mix: mix(rng), clients, patience, faults_ms, every, faults }
+        Plan { shape, weather, mix: mix(rng, ShardId::new(shards - 1)), clients, patience, faults_ms, every, faults }
     }
 
     fn draw(&self, rng: &mut Rng) -> Fault {
@@ -172,6 +186,7 @@ impl Plan {
         let fault = self.draw(rng);
         let all = world.all();
         let victim = rng.pick(&all);
+        let shard = rng.pick(&world.shards());
         let down: Vec<u64> = all.iter().copied().filter(|id| !world.is_up(*id)).collect();
         match fault {
             Fault::Kill if world.is_up(victim) => world.kill(victim),
@@ -186,7 +201,7 @@ impl Plan {
             Fault::CutOneWay => world.cut(victim, rng.pick(&all)),
             Fault::CutOff => {
                 // Often the leader: that is where it hurts.
-                let victim = world.leader().filter(|_| rng.chance(600)).unwrap_or(victim);
+                let victim = world.leader(shard).filter(|_| rng.chance(600)).unwrap_or(victim);
                 let rest = all.iter().copied().filter(|id| *id != victim).collect();
                 world.partition(&[vec![victim], rest]);
             }
@@ -201,36 +216,49 @@ impl Plan {
             Fault::Flip => self.flip(rng, world),
             Fault::WipeEngine => down.first().into_iter().for_each(|id| world.wipe_engine(*id)),
             Fault::Transfer => {
-                if let Some(leader) = world.leader() {
-                    let members = world.members();
+                if let Some(leader) = world.leader(shard) {
+                    let members = world.members(shard);
                     let to = rng.chance(500).then(|| members.voters[rng.below(members.voters.len())].replica);
-                    world.input(leader, Input::Transfer { to });
+                    world.input(Place { shard, node: leader }, Input::Transfer { to });
                 }
             }
-            Fault::DiskLow => world.input(victim, Input::DiskLow(rng.chance(300))),
+            Fault::DiskLow => {
+                let low = rng.chance(300);
+                world.places(victim).into_iter().for_each(|id| world.input(id, Input::DiskLow(low)));
+            }
             Fault::Weather => world.weather = weather(rng, true),
-            Fault::Trim => world.trim(victim, true),
-            Fault::TrimAll => world.trim(victim, false),
+            Fault::Trim => world.trim(Place { shard, node: victim }, true),
+            Fault::TrimAll => world.trim(Place { shard, node: victim }, false),
             Fault::Change => self.change(rng, world),
             Fault::Promote => self.promote(rng, world),
             Fault::CutStart => world.interrupt(victim, true),
+            Fault::Collect => world.collect(Place { shard, node: victim }, rng.range(1, 400) as usize),
+            Fault::Join => world.join(),
+            // With paxos a change under way could make a voter of one that is gone for good, and nobody is promoted there.
+            Fault::Leave if world.shape.protocol == Protocol::Raft => world.leave(victim),
             Fault::Replay => world.replay(rng.range(5, 40)),
-            Fault::Stranger => world.meet_stranger(victim),
+            Fault::Stranger => world.meet_stranger(Place { shard, node: victim }),
             _ => {}
         }
     }
 
-    /// Somebody asks for another membership; mostly the leader is asked.
+    /// Somebody asks for another membership, mostly in every shard; mostly the leader is asked.
     fn change(&self, rng: &mut Rng, world: &mut World) {
-        let Some(change) = self.some_change(rng, world) else { return };
-        let all = world.all();
-        let asked = world.leader().filter(|_| rng.chance(900)).unwrap_or_else(|| rng.pick(&all));
-        world.change(asked, change);
+        let (one, seed) = (rng.chance(200).then(|| rng.pick(&world.shards())), rng.next());
+        for shard in world.shards().into_iter().filter(|shard| one.is_none_or(|one| one == *shard)) {
+            // The same draws: where the members are the same, it is the same change.
+            let rng = &mut Rng::new(seed);
+            let Some(change) = self.some_change(rng, world, shard) else { continue };
+            let all = world.all();
+            let asked = world.leader(shard).filter(|_| rng.chance(900)).unwrap_or_else(|| rng.pick(&all));
+            world.change(Place { shard, node: asked }, change);
+        }
     }
 
-    fn some_change(&self, rng: &mut Rng, world: &World) -> Option<MembershipChange> {
-        let members = world.members();
-        let shipped: Vec<u64> = world.readers().into_iter().filter(|id| world.is_shipped(*id)).collect();
+    fn some_change(&self, rng: &mut Rng, world: &World, shard: ShardId) -> Option<MembershipChange> {
+        let members = world.members(shard);
+        let is_shipped = |node: &u64| world.is_shipped(Place { shard, node: *node });
+        let shipped: Vec<u64> = world.readers(shard).into_iter().filter(is_shipped).collect();
         let host = (!shipped.is_empty()).then(|| rng.pick(&shipped)).and_then(|id| world.host(id));
         let learner = members.learners.get(rng.below(members.learners.len())).map(|m| m.replica);
         let voter = members.voters.get(rng.below(members.voters.len())).map(|m| m.replica)?;
@@ -253,7 +281,8 @@ impl Plan {
     /// of one number.
     fn promote(&self, rng: &mut Rng, world: &mut World) {
         // Not one that has nothing yet: whoever promotes it loses everything, knowingly.
-        let has = |id: &u64| world.is_shipped(*id) && world.applied_at(*id) >= Some(world.founded);
+        let has = |id: Place| world.is_shipped(id) && world.applied_at(id) >= Some(world.founded[id.shard]);
+        let has = |id: &u64| world.places(*id).into_iter().all(has);
         let shipped: Vec<u64> = world.all().into_iter().filter(has).collect();
         if shipped.is_empty() || world.shape.protocol == Protocol::Paxos || world.is_split() {
             return;
@@ -273,12 +302,15 @@ impl Plan {
 
     /// A bit flips on a disk whose node is down; never on so many that no majority is left.
     fn flip(&self, rng: &mut Rng, world: &mut World) {
-        let voters = world.ids();
-        let lost = voters.iter().filter(|id| world.is_lost(**id) || world.is_flipped(**id)).count();
         let down: Vec<u64> = world.all().into_iter().filter(|id| !world.is_up(*id)).collect();
         let victim = rng.pick(&if down.is_empty() { vec![0] } else { down });
-        let minority = (lost + 1) * 2 < voters.len();
-        if victim != 0 && (minority || !voters.contains(&victim)) {
+        let minority = |shard: ShardId| {
+            let voters = world.ids(shard);
+            let lost = |node: u64| world.is_lost(Place { shard, node }) || world.is_flipped(node);
+            let lost = voters.iter().filter(|node| lost(**node)).count();
+            (lost + 1) * 2 < voters.len() || !voters.contains(&victim)
+        };
+        if victim != 0 && world.shards().into_iter().all(minority) {
             world.flip(victim);
         }
     }
@@ -291,7 +323,7 @@ impl Plan {
             world.interrupt(id, false);
             world.stall(id, false);
             world.stall_applier(id, false);
-            world.input(id, Input::DiskLow(false));
+            world.places(id).into_iter().for_each(|id| world.input(id, Input::DiskLow(false)));
             if !world.is_up(id) {
                 world.start(id);
             }
@@ -301,16 +333,19 @@ impl Plan {
 
     /// What somebody has to decide: which of two epochs of one number goes on, or that a quorum is lost for good.
     fn decide(world: &mut World) {
-        let members = world.members();
-        let here = |id: u64| world.is_up(id) && !world.is_lost(id);
-        let lost = !members.has_quorum(|r| members.node_of(r).is_some_and(|node| here(node.get())));
+        let here = |id: Place| world.is_up(id.node) && !world.is_lost(id);
+        let lost = world.shards().into_iter().any(|shard| {
+            let members = world.members(shard);
+            let here = |node: NodeId| here(Place { shard, node: node.get() });
+            !members.has_quorum(|r| members.node_of(r).is_some_and(here))
+        });
         if world.shape.protocol == Protocol::Paxos || !(lost || world.is_split()) {
             return;
         }
         let survivor = world
             .all()
             .into_iter()
-            .filter(|id| here(*id))
+            .filter(|id| world.places(*id).into_iter().all(here))
             .max_by_key(|id| (world.epoch_number(*id), world.last_of(*id)));
         if let Some(survivor) = survivor {
             world.promote(survivor, world.top_epoch() + 1);

@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use quorate_shared::ids::{Epoch, Index, Timestamp};
 
+use super::invariants::indexes;
 use super::network::{Call, Packet};
 use super::node::{Part, Waiter};
+use super::place::Place;
+use super::schema::Records;
 use super::workload;
 use super::world::{Event, World};
 use crate::bug::{Bug, planted};
@@ -18,6 +21,7 @@ use crate::engine::Tree;
 use crate::error::Rejected;
 use crate::mvcc::Snapshot;
 use crate::shard::{Input, Ticket};
+use crate::table::TableDef;
 
 /// A write that was acknowledged: where, and in which epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +48,10 @@ pub enum Query {
     Rows(Vec<i64>),
     /// All rows with keys from here up to there.
     Range(i64, i64),
+    /// The table as the shard knows it.
+    Definition,
+    /// What the catalog says of the table and its job.
+    Records,
 }
 
 /// What came of it.
@@ -59,6 +67,9 @@ pub struct ReadResult {
     pub registers: Vec<Option<String>>,
     /// Rows found.
     pub rows: Vec<workload::Row>,
+    /// The table as of then.
+    pub def: Option<Arc<TableDef>>,
+    pub records: Option<Records>,
 }
 
 struct Job {
@@ -83,7 +94,7 @@ pub(super) struct Reading {
 }
 
 impl World {
-    pub(super) fn take_read(&mut self, id: u64, call: Call, level: Level, query: Query, deadline: u64) {
+    pub(super) fn take_read(&mut self, id: Place, call: Call, level: Level, query: Query, deadline: u64) {
         let now = self.now;
         let Some(process) = self.process(id) else { return };
         process.reading.next += 1;
@@ -116,7 +127,7 @@ impl World {
         }
     }
 
-    fn ask_index(&mut self, id: u64, number: u64) {
+    fn ask_index(&mut self, id: Place, number: u64) {
         let (view, deadline) = (self.view(id), self.now + 1_000);
         match view {
             Some(view) if view.is_leader => {
@@ -132,7 +143,7 @@ impl World {
                 // A log-shipped replica asks any voter; one that does not lead says who does.
                 let voters = self.voters_known_to(id);
                 let asked = leader.unwrap_or_else(|| self.rng.pick(&voters));
-                if asked == id {
+                if asked == id.node {
                     return self.fail_read(id, number, Rejected::Retry("no leader".into()));
                 }
                 let epoch = self.epoch(id).0;
@@ -141,15 +152,15 @@ impl World {
         }
     }
 
-    pub(super) fn asked_for_index(&mut self, id: u64, from: u64, (ask, epoch): (u64, Epoch)) {
+    pub(super) fn asked_for_index(&mut self, id: Place, from: u64, (ask, epoch): (u64, Epoch)) {
         let view = self.view(id);
         if epoch != self.epoch(id).0 {
-            let result = Err(Rejected::Retry("another epoch".into()));
+            let result = Box::new(Err(Rejected::Retry("another epoch".into())));
             return self.send(id, from, Packet::Index { ask, result });
         }
         if !view.is_some_and(|v| v.is_leader) {
             let leader = view.and_then(|v| v.leader).map(|(_, node)| node);
-            return self.send(id, from, Packet::Index { ask, result: Err(Rejected::NotLeader(leader)) });
+            return self.send(id, from, Packet::Index { ask, result: Box::new(Err(Rejected::NotLeader(leader))) });
         }
         self.tickets += 1;
         let (ticket, deadline) = (self.tickets, self.now + 1_000);
@@ -159,18 +170,18 @@ impl World {
         self.drive(id, Some(Input::Read { ticket, deadline }));
     }
 
-    pub(super) fn read_ready(&mut self, id: u64, ticket: Ticket, result: Result<Index, Rejected>) {
+    pub(super) fn read_ready(&mut self, id: Place, ticket: Ticket, result: Result<Index, Rejected>) {
         self.trace.note(self.now, id, "read index", ticket, result.as_ref().map_or(0, |i| i.get()));
         let Some(process) = self.process(id) else { return };
         match process.tickets.remove(&ticket) {
             Some(Waiter::Read { job }) => self.index_came(id, job, result),
-            Some(Waiter::Asked { ask, by }) => self.send(id, by, Packet::Index { ask, result }),
+            Some(Waiter::Asked { ask, by }) => self.send(id, by, Packet::Index { ask, result: Box::new(result) }),
             Some(_) => drop(self.reads.insert(ticket, result)),
-            None => self.violate(format!("n{id} answers the read {ticket} twice")),
+            None => self.violate(format!("{id} answers the read {ticket} twice")),
         }
     }
 
-    pub(super) fn index_came(&mut self, id: u64, ask: u64, result: Result<Index, Rejected>) {
+    pub(super) fn index_came(&mut self, id: Place, ask: u64, result: Result<Index, Rejected>) {
         let Some(process) = self.process(id) else { return };
         let Some(job) = process.reading.jobs.get_mut(&ask).filter(|j| j.wait.is_none()) else { return };
         match result {
@@ -182,7 +193,7 @@ impl World {
                 }
                 self.serve_reads(id);
             }
-            Err(Rejected::NotLeader(Some(node))) if node.get() != id => {
+            Err(Rejected::NotLeader(Some(node))) if node.get() != id.node => {
                 let epoch = self.epoch(id).0;
                 self.send(id, node.get(), Packet::AskIndex { ask, epoch });
             }
@@ -190,19 +201,20 @@ impl World {
         }
     }
 
-    fn fail_read(&mut self, id: u64, number: u64, rejected: Rejected) {
+    fn fail_read(&mut self, id: Place, number: u64, rejected: Rejected) {
         let Some(job) = self.process(id).and_then(|p| p.reading.jobs.remove(&number)) else { return };
-        self.send(id, job.call.0, Packet::ReadDone { call: job.call, result: Err(rejected) });
+        self.send(id, job.call.0, Packet::ReadDone { call: job.call, result: Box::new(Err(rejected)) });
     }
 
     /// Begins the reads whose index is applied.
-    pub(super) fn serve_reads(&mut self, id: u64) {
+    pub(super) fn serve_reads(&mut self, id: Place) {
         let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let tree = Arc::clone(&node.tree) as Arc<dyn Tree>;
-        let Some(process) = &mut node.up else { return };
+        let Some(replica) = self.nodes.get_mut(&id.node).and_then(|n| n.replicas.get_mut(&id.shard)) else { return };
+        let tree = Arc::clone(&replica.tree) as Arc<dyn Tree>;
+        let Some(process) = &mut replica.up else { return };
         let state = process.machine.state();
         let (index, epoch, timestamp) = (state.index, state.epoch, state.timestamp);
+        let def = state.tables.get(&workload::table().id);
         let stale = planted(Bug::StaleSnapshotRead);
         let mut begun = Vec::new();
         for (number, job) in &mut process.reading.jobs {
@@ -212,7 +224,8 @@ impl World {
                 _ => true,
             };
             if job.begun.is_none() && known && job.wait.is_some_and(|wait| wait <= index || stale) {
-                let result = ReadResult { index, epoch, timestamp, at: now, ..ReadResult::default() };
+                let def = def.cloned();
+                let result = ReadResult { index, epoch, timestamp, at: now, def, ..ReadResult::default() };
                 job.begun = Some((Snapshot::new(Arc::clone(&tree), timestamp), result, 0));
                 begun.push(*number);
             }
@@ -223,21 +236,30 @@ impl World {
     }
 
     /// Reads the next row.
-    pub(super) fn go_on_reading(&mut self, id: u64, number: u64) {
+    pub(super) fn go_on_reading(&mut self, id: Place, number: u64) {
         let Some(process) = self.process(id) else { return };
         let Some(job) = process.reading.jobs.get_mut(&number) else { return };
         let Some((snapshot, result, at)) = &mut job.begun else { return };
         let read = workload::read_some(snapshot, &job.query, *at, result);
         *at += 1;
         match read {
-            Err(e) => self.stopped(id, &e),
+            // What it would read may be collected by now: whoever asked begins anew.
+            Err(_) if snapshot.is_readable().is_ok_and(|is| !is) => {
+                self.fail_read(id, number, Rejected::Retry("too old to be read".into()));
+            }
+            Err(e) => self.stopped(id.node, &e),
             Ok(true) => {
                 let pause = self.rng.range(0, 4);
                 self.schedule(self.now + pause, id, Event::Read { job: number });
             }
             Ok(false) => {
                 let Some(job) = process.reading.jobs.remove(&number) else { return };
-                let Some((_, result, _)) = job.begun else { return };
+                let Some((snapshot, result, _)) = job.begun else { return };
+                if let (Query::Range(..), Some(def)) = (&job.query, &result.def) {
+                    let checked = indexes::check(&snapshot, def);
+                    self.check(checked.map_err(|what| format!("{id}, as of {}: {what}", result.index)));
+                }
+                let Some(process) = self.process(id) else { return };
                 let too_old = match job.level {
                     // Checked again when the result is complete.
                     Level::MaxStaleness(ms) => {
@@ -247,13 +269,13 @@ impl World {
                     _ => false,
                 };
                 let result = if too_old { Err(Rejected::Retry("too old by now".into())) } else { Ok(result) };
-                self.send(id, job.call.0, Packet::ReadDone { call: job.call, result });
+                self.send(id, job.call.0, Packet::ReadDone { call: job.call, result: Box::new(result) });
             }
         }
     }
 
     /// Gives up reads whose time is over.
-    pub(super) fn expire_reads(&mut self, id: u64) {
+    pub(super) fn expire_reads(&mut self, id: Place) {
         let now = self.now;
         let Some(process) = self.process(id) else { return };
         if process.reading.jobs.is_empty() {

@@ -1,6 +1,6 @@
 //! What a node is in its shard, followed while the membership changes, as the daemon's roles do it.
 //!
-//! A node whose membership gives it another part begins again in place. One that lost its log as a member asks to be
+//! A node whose membership gives it another part begins again in here. One that lost its log as a member asks to be
 //! replaced by itself, then for its vote. One that hears of no leader asks the others whether it still is a member. Every
 //! change is the leader's decision; what the simulator's own hand asks for goes the same way.
 
@@ -10,6 +10,7 @@ use quorate_shared::ids::{Hash, Index, ReplicaId};
 
 use super::network::Packet;
 use super::node::{Part, Process, Waiter};
+use super::place::Place;
 use super::world::World;
 use crate::log::Membership;
 use crate::membership::{MembershipChange, Refused};
@@ -33,24 +34,26 @@ enum Duty {
 
 impl World {
     /// Looks at what the membership says of a node.
-    pub(super) fn look(&mut self, id: u64) {
+    pub(super) fn look(&mut self, id: Place) {
         let (now, protocol) = (self.now, self.shape.protocol);
-        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id.node) else { return };
         if node.stalled {
             // It could not stop in order.
             return;
         }
-        let (me, healing) = (node.host(), node.healing);
-        let Some(process) = &node.up else { return };
+        let (me, was) = (node.host(), node.store.durable[id.shard].hard.vote);
+        let Some(here) = node.replicas.get_mut(&id.shard) else { return };
+        let healing = here.healing;
+        let Some(process) = &here.up else { return };
         let duty = match &process.part {
             Part::Shard(shard) if shard.is_removed() => Duty::BeginAgain,
             Part::Shard(shard) => {
                 let learns = shard.membership().learns(process.replica);
                 let leaderless = shard.view().leader.is_none();
-                node.healing &= !shard.membership().votes(process.replica);
-                let since = *node.leaderless.get_or_insert(now);
+                here.healing &= !shard.membership().votes(process.replica);
+                let since = *here.leaderless.get_or_insert(now);
                 if !leaderless {
-                    node.leaderless = None;
+                    here.leaderless = None;
                 }
                 match () {
                     () if leaderless && now > since + LEADERLESS_MS => Duty::AskMembers,
@@ -60,11 +63,10 @@ impl World {
             }
             Part::Follower(follower) => match follower.named(me) {
                 ReplicaId::NONE => {
-                    let was = node.store.durable.hard.vote;
                     let member = process.machine.state().membership.member_on(me.node);
                     match (member.filter(|m| m.replica > was), protocol) {
                         (None, _) => {
-                            node.healing = false;
+                            here.healing = false;
                             Duty::Nothing
                         }
                         (Some(member), Protocol::Raft) => {
@@ -79,13 +81,13 @@ impl World {
             },
         };
         let mut asks = || {
-            let due = now >= node.next_ask;
-            node.next_ask = if due { now + ASK_MS } else { node.next_ask };
+            let due = now >= here.next_ask;
+            here.next_ask = if due { now + ASK_MS } else { here.next_ask };
             due
         };
         match duty {
             Duty::Nothing => {}
-            Duty::BeginAgain => self.begin_again(id),
+            Duty::BeginAgain => self.begin_again(id.node),
             Duty::Ask(change) => {
                 if asks() {
                     let to = self.somebody(id);
@@ -102,33 +104,33 @@ impl World {
     }
 
     /// The voters' nodes, as a node knows them.
-    pub(super) fn voters_known_to(&self, id: u64) -> Vec<u64> {
-        let Some(process) = self.nodes.get(&id).and_then(|n| n.up.as_ref()) else { return vec![id] };
+    pub(super) fn voters_known_to(&self, id: Place) -> Vec<u64> {
+        let Some(process) = self.running(id) else { return vec![id.node] };
         process.machine.state().membership.voters.iter().map(|m| m.node.get()).collect()
     }
 
     /// Another node that may know more.
-    pub(super) fn somebody(&mut self, id: u64) -> u64 {
-        let voters: Vec<u64> = self.voters_known_to(id).into_iter().filter(|n| *n != id).collect();
+    pub(super) fn somebody(&mut self, id: Place) -> u64 {
+        let voters: Vec<u64> = self.voters_known_to(id).into_iter().filter(|n| *n != id.node).collect();
         let all = self.all();
         if voters.is_empty() || self.rng.chance(200) { self.rng.pick(&all) } else { self.rng.pick(&voters) }
     }
 
     /// A change somebody wants: to the shard if it leads, to the leader if it was not forwarded yet.
-    pub(super) fn take_change(&mut self, id: u64, _from: u64, change: MembershipChange, via: Option<u64>) {
+    pub(super) fn take_change(&mut self, id: Place, _from: u64, change: MembershipChange, via: Option<u64>) {
         let Some(view) = self.view(id) else { return };
         if view.is_leader {
             self.change(id, change);
         } else if let (Some((_, leader)), None) = (view.leader, via) {
-            self.send(id, leader.get(), Packet::Change { change, via: Some(id) });
+            self.send(id, leader.get(), Packet::Change { change, via: Some(id.node) });
         }
     }
 
     /// Asks a node for a change, past the network.
-    pub fn change(&mut self, id: u64, change: MembershipChange) -> Ticket {
+    pub fn change(&mut self, id: Place, change: MembershipChange) -> Ticket {
         self.tickets += 1;
         let (ticket, deadline) = (self.tickets, self.now + CHANGE_MS);
-        self.trace.say(self.now, || format!("n{id} is asked for {change:?}"));
+        self.trace.say(self.now, || format!("{id} is asked for {change:?}"));
         if let Some(process) = self.process(id).filter(|p| matches!(p.part, Part::Shard(_))) {
             process.tickets.insert(ticket, Waiter::Change);
             self.drive(id, Some(Input::Change { ticket, change, deadline }));
@@ -137,26 +139,27 @@ impl World {
     }
 
     /// A change is answered.
-    pub(super) fn changed(&mut self, id: u64, ticket: Ticket, result: &Result<Changed, Refused>) {
+    pub(super) fn changed(&mut self, id: Place, ticket: Ticket, result: &Result<Changed, Refused>) {
         self.trace.note(self.now, id, "changed", ticket, u64::from(result.is_ok()));
         self.trace.say(self.now, || match result {
-            Ok(done) => format!("n{id}: the members are {:?} as of {}", done.membership, done.index),
-            Err(refused) => format!("n{id}: no change: {refused}"),
+            Ok(done) => format!("{id}: the members are {:?} as of {}", done.membership, done.index),
+            Err(refused) => format!("{id}: no change: {refused}"),
         });
         let epoch = self.epoch(id).0;
         if let Ok(done) = result {
-            let known = self.checks.members.at(&self.checks.lineage, epoch, done.index);
+            let checks = &self.checks[id.shard];
+            let known = checks.members.at(&checks.lineage, epoch, done.index);
             if known != done.membership || known.is_joint() {
                 let says = &done.membership;
-                self.violate(format!("n{id} says that the members are {says:?} as of {}: {known:?}", done.index));
+                self.violate(format!("{id} says that the members are {says:?} as of {}: {known:?}", done.index));
             }
         }
         if self.process(id).is_some_and(|p| p.tickets.remove(&ticket).is_none()) {
-            self.violate(format!("n{id} answers the change {ticket} twice"));
+            self.violate(format!("{id} answers the change {ticket} twice"));
         }
     }
 
-    pub(super) fn tell_members(&mut self, id: u64, to: u64) {
+    pub(super) fn tell_members(&mut self, id: Place, to: u64) {
         let Some(process) = self.process(id) else { return };
         let state = process.machine.state();
         let (applied, chain, membership) = (state.index, state.chain, Arc::clone(&state.membership));
@@ -164,19 +167,21 @@ impl World {
     }
 
     /// Another node's newer membership may show that this replica is none any more; what it has applied is committed.
-    pub(super) fn hear_members(&mut self, id: u64, (theirs, chain): (Index, Hash), membership: &Membership) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(Process { replica, machine, .. }) = &node.up else { return };
+    pub(super) fn hear_members(&mut self, id: Place, (theirs, chain): (Index, Hash), membership: &Membership) {
+        let Some(node) = self.nodes.get_mut(&id.node) else { return };
+        let stalled = node.stalled;
+        let Some(here) = node.replicas.get_mut(&id.shard) else { return };
+        let Some(Process { replica, machine, .. }) = &here.up else { return };
         let (own, applied) = (*replica, machine.state().index);
         let gone = theirs > applied && own < membership.next && !membership.contains(own);
-        if own == ReplicaId::NONE || node.stalled {
+        if own == ReplicaId::NONE || stalled {
             return;
         }
         if !gone {
             return self.drive(id, Some(Input::Committed { index: theirs, chain }));
         }
-        node.left.push(own);
+        here.left.push(own);
         self.trace.note(self.now, id, "has left", own.get(), theirs.get());
-        self.begin_again(id);
+        self.begin_again(id.node);
     }
 }

@@ -10,9 +10,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use super::network::Weather;
-use super::node::outcome;
+use super::process::outcome;
 use super::workload::put;
-use super::world::{WALL, World, refusal};
+use super::world::{SHARD, WALL, World, refusal};
 use crate::lag::ReaderReport;
 use crate::replica::Protocol;
 use crate::shard::{Input, Ticket};
@@ -141,10 +141,11 @@ impl Script {
     fn status(&mut self) -> String {
         let world = self.world();
         let mut out = String::new();
-        let leader = world.leader();
+        let leader = world.leader(SHARD);
         let _ = writeln!(out, "leader {}", leader.map_or("-".into(), |l| format!("n{l}")));
-        let top = world.ids().into_iter().filter_map(|id| world.view(id)).map(|v| v.applied).max().unwrap_or_default();
-        for id in world.ids() {
+        let top =
+            world.ids(SHARD).into_iter().filter_map(|id| world.view(id)).map(|v| v.applied).max().unwrap_or_default();
+        for id in world.ids(SHARD) {
             let _ = match world.view(id) {
                 None => writeln!(out, "n{id} down"),
                 Some(v) if v.applied == top => writeln!(out, "n{id} has everything"),
@@ -157,7 +158,7 @@ impl Script {
     fn lag(&mut self) -> String {
         let world = self.world();
         let mut out = String::new();
-        let Some(leader) = world.leader() else { return "no leader\n".into() };
+        let Some(leader) = world.leader(SHARD) else { return "no leader\n".into() };
         let Some(shard) = world.shard(leader) else { return out };
         let status = shard.status(world.now, WALL + world.now);
         let _ = writeln!(out, "leader {} confirmed {}", status.leader.as_deref().unwrap_or("-"), status.confirmed);
@@ -197,12 +198,12 @@ impl Script {
 
     fn cluster(&mut self, voters: u64) -> Result<(), Box<dyn Error>> {
         let mut world = World::with(1, voters, Weather::FAIR, self.protocol);
-        if !world.run_while(10_000, |w| w.leader().is_none()) {
+        if !world.run_while(10_000, |w| w.leader(SHARD).is_none()) {
             return Err("nobody leads".into());
         }
-        if let Some(leader) = world.leader().filter(|l| *l != 1) {
+        if let Some(leader) = world.leader(SHARD).filter(|l| *l != 1) {
             world.input(leader, Input::Transfer { to: Some(ReplicaId::new(1)) });
-            if !world.run_while(10_000, |w| w.leader() != Some(1)) {
+            if !world.run_while(10_000, |w| w.leader(SHARD) != Some(1)) {
                 return Err("n1 does not lead".into());
             }
         }
@@ -230,7 +231,7 @@ impl goldenscript::Runner for Script {
             }
             Command::Get { key } => {
                 let world = self.world();
-                for id in world.ids() {
+                for id in world.ids(SHARD) {
                     let value = world.get(id, key).unwrap_or_else(|| "-".into());
                     let _ = writeln!(out, "n{id} {key}={value}");
                 }
@@ -241,7 +242,7 @@ impl goldenscript::Runner for Script {
             Command::Isolate(ids) => {
                 let world = self.world();
                 let alone: Vec<u64> = ids.iter().map(|i| i.0).collect();
-                let rest = world.ids().into_iter().filter(|i| !alone.contains(i)).collect();
+                let rest = world.ids(SHARD).into_iter().filter(|i| !alone.contains(i)).collect();
                 world.partition(&[alone, rest]);
             }
             Command::Heal => self.world().heal(),

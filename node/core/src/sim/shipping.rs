@@ -6,7 +6,8 @@ use bytes::Bytes;
 use super::Rng;
 use super::network::Packet;
 use super::node::{Part, Process};
-use super::world::{SHARD, World};
+use super::place::Place;
+use super::world::World;
 use crate::entry::{self, Body, Entry};
 use crate::log::{LogEntry, Payload};
 use crate::ship::ShipBatch;
@@ -45,8 +46,8 @@ fn flip(batch: &mut ShipBatch, rng: &mut Rng) {
 }
 
 impl World {
-    fn committed(&self, id: u64) -> Option<Committed> {
-        let Process { part, .. } = self.nodes.get(&id)?.up.as_ref()?;
+    fn committed(&self, id: Place) -> Option<Committed> {
+        let Process { part, .. } = self.running(id)?;
         Some(match part {
             Part::Shard(shard) => {
                 let view = shard.view();
@@ -60,16 +61,16 @@ impl World {
     }
 
     /// Sends every reader of this node what it may have.
-    pub(super) fn ship_more(&mut self, id: u64) {
-        let has = self.nodes.get(&id).and_then(|n| n.up.as_ref()).is_some_and(|p| !p.streams.is_empty());
+    pub(super) fn ship_more(&mut self, id: Place) {
+        let has = self.running(id).is_some_and(|p| !p.streams.is_empty());
         if !has {
             return;
         }
         let Some(committed) = self.committed(id) else { return };
         let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id.node) else { return };
         let log = node.store.reader();
-        let Some(process) = &mut node.up else { return };
+        let Some(process) = node.replicas.get_mut(&id.shard).and_then(|r| r.up.as_mut()) else { return };
         // A server whose memory is bad ships what it has not got.
         let lie = (self.weather.corrupt > 0).then_some(self.weather.corrupt);
         let mut out = Vec::new();
@@ -101,7 +102,7 @@ impl World {
             self.send(id, reader, Packet::Shipped { link, message });
         }
         if let Some(e) = failed {
-            self.stopped(id, &e);
+            self.stopped(id.node, &e);
         }
     }
 
@@ -117,7 +118,7 @@ impl World {
     }
 
     /// On every tick: readers look for a server, servers send heartbeats.
-    pub(super) fn keep_shipping(&mut self, id: u64) {
+    pub(super) fn keep_shipping(&mut self, id: Place) {
         let now = self.now;
         let Some(process) = self.process(id) else { return };
         if now < process.next_beat {
@@ -139,24 +140,24 @@ impl World {
     }
 
     /// Tells the voters how far this replica is.
-    pub(super) fn report_soon(&mut self, id: u64) {
+    pub(super) fn report_soon(&mut self, id: Place) {
         let Some(Process { part: Part::Follower(follower), .. }) = self.process(id) else { return };
-        let report = follower.report(NodeId::new(id));
+        let report = follower.report(NodeId::new(id.node));
         for voter in self.voters_known_to(id) {
             self.send(id, voter, Packet::Report(report));
         }
     }
 
-    fn follower(&mut self, id: u64) -> Option<&mut Follower> {
+    fn follower(&mut self, id: Place) -> Option<&mut Follower> {
         match &mut self.process(id)?.part {
             Part::Follower(follower) => Some(follower),
             Part::Shard(_) => None,
         }
     }
 
-    fn pull_anew(&mut self, id: u64) {
+    fn pull_anew(&mut self, id: Place) {
         // Replicas read from voters and from replicas before them, as they are told to: never in a circle.
-        let may = |other: &u64| *other != id && (*other < id || !self.is_shipped(*other));
+        let may = |other: &u64| *other != id.node && (*other < id.node || !self.is_shipped(id.on(*other)));
         let others: Vec<u64> = self.all().into_iter().filter(may).collect();
         if others.is_empty() {
             return;
@@ -175,13 +176,13 @@ impl World {
     }
 
     /// A reader's message at its server.
-    pub(super) fn ship_came(&mut self, id: u64, from: u64, link: u64, message: &[u8]) {
+    pub(super) fn ship_came(&mut self, id: Place, from: u64, link: u64, message: &[u8]) {
         let Ok(message) = ReaderMessage::decode(message) else { return };
         let (epoch, committed) = (self.epoch(id), self.committed(id));
         let Some(committed) = committed else { return };
-        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id.node) else { return };
         let log = node.store.reader();
-        let Some(process) = &mut node.up else { return };
+        let Some(process) = node.replicas.get_mut(&id.shard).and_then(|r| r.up.as_mut()) else { return };
         match message {
             ReaderMessage::Progress(progress) => {
                 if let Some(stream) = process.streams.get_mut(&link) {
@@ -200,13 +201,13 @@ impl World {
                     let message = ServerMessage::Refused(refusal).encode();
                     self.send(id, from, Packet::Shipped { link, message });
                 }
-                Err(e) => self.stopped(id, &e),
+                Err(e) => self.stopped(id.node, &e),
             },
         }
     }
 
     /// A server's message at its reader.
-    pub(super) fn shipped_came(&mut self, id: u64, link: u64, message: &[u8]) {
+    pub(super) fn shipped_came(&mut self, id: Place, link: u64, message: &[u8]) {
         let now = self.now;
         let Some(process) = self.process(id) else { return };
         let Some(pulling) = process.pulling.as_mut().filter(|p| p.link == link) else { return };
@@ -224,18 +225,18 @@ impl World {
             Ok(())
         });
         if let Some(bad) = bad {
-            self.trace.say(now, || format!("n{id} does not take n{server}'s batch: {bad}"));
+            self.trace.say(now, || format!("{id} does not take n{server}'s batch: {bad}"));
             return self.hang_up(id);
         }
         let Some(follower) = self.follower(id) else { return };
         let last = follower.view().last;
         let message = ReaderMessage::Progress(follower.progress()).encode();
-        self.checks.readonly.received(id, last);
+        self.checks[id.shard].readonly.received(id.node, last);
         self.send(id, server, Packet::Ship { link, message });
     }
 
     /// A server of another epoch with the same number takes the place of the reader's: its history goes on differently.
-    pub fn meet_stranger(&mut self, id: u64) {
+    pub fn meet_stranger(&mut self, id: Place) {
         let Some(process) = self.process(id).filter(|p| p.pulling.is_some()) else { return };
         let timestamp = process.machine.state().timestamp;
         let Part::Follower(follower) = &process.part else { return };
@@ -247,7 +248,7 @@ impl World {
         let epoch = Epoch { number: pull.epoch.number, id: pull.epoch.id + 1 };
         let chain = entry::chain(pull.chain, &entry);
         let batch = ShipBatch {
-            shard: SHARD,
+            shard: id.shard,
             epoch,
             entries: vec![entry],
             last: index,
@@ -262,14 +263,14 @@ impl World {
         });
         self.trace.note(self.now, id, "stranger", index.get(), u64::from(taken.is_ok()));
         if taken.is_ok() {
-            self.checks.readonly.received(id, index);
+            self.checks[id.shard].readonly.received(id.node, index);
         } else {
             self.hang_up(id);
         }
     }
 
-    fn refused(&mut self, id: u64, server: u64, refusal: &Refusal) {
-        self.trace.say(self.now, || format!("n{server} refuses n{id}: {refusal}"));
+    fn refused(&mut self, id: Place, server: u64, refusal: &Refusal) {
+        self.trace.say(self.now, || format!("n{server} refuses {id}: {refusal}"));
         match refusal {
             // Another time, another server.
             Refusal::Ahead { .. } | Refusal::NotHere(_) | Refusal::TwoEpochs { .. } => self.hang_up(id),
@@ -284,26 +285,26 @@ impl World {
             Refusal::NewEpoch { epoch, start } => {
                 let (epoch, start) = (*epoch, *start);
                 self.hang_up(id);
-                self.fence(id, epoch, start);
+                self.fence(id.node, &[(id.shard, epoch, start)]);
             }
-            Refusal::Diverged { .. } if self.epoch(id).0 != self.epoch(server).0 => {
+            Refusal::Diverged { .. } if self.epoch(id).0 != self.epoch(id.on(server)).0 => {
                 self.trace.note(self.now, id, "diverged", server, 0);
-                self.start_anew(id);
+                self.start_anew(id.node);
             }
-            other => self.violate(format!("n{server} refuses to serve n{id}: {other}")),
+            other => self.violate(format!("n{server} refuses to serve {id}: {other}")),
         }
     }
 
     /// The reader closes its stream, and will look for another server.
-    fn hang_up(&mut self, id: u64) {
+    fn hang_up(&mut self, id: Place) {
         let Some(pulling) = self.process(id).and_then(|p| p.pulling.take()) else { return };
         self.network.break_link(pulling.link);
         let at = self.now + self.rng.range(1, 100);
         let broken = Packet::Broken { link: pulling.link };
-        self.schedule(at, pulling.server, super::world::Event::Deliver { from: 0, packet: broken });
+        self.schedule(at, id.on(pulling.server), super::world::Event::Deliver { from: 0, packet: broken });
     }
 
-    pub(super) fn link_broken(&mut self, id: u64, link: u64) {
+    pub(super) fn link_broken(&mut self, id: Place, link: u64) {
         self.filling_broken(id, link);
         let Some(process) = self.process(id) else { return };
         process.streams.remove(&link);

@@ -1,7 +1,8 @@
 //! A node's log: the real one on a simulated disk, beside a model of what must be in it.
 //!
-//! The model has what was written and, of that, what was durable when a sync had finished. When the log is opened again
-//! it must have everything durable, and beyond it some beginning of the rest, nothing else.
+//! The model has what was written and, of that, what was durable when a sync had finished, of every shard that the log has.
+//! When the log is opened again it must have everything durable, and beyond it some beginning of the rest, in the order in
+//! which the shards wrote it, nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -11,6 +12,7 @@ use quorate_shared::ids::{Index, ReplicaId, ShardId, Term};
 
 use super::Rng;
 use super::disk::{Handle, SimDisk};
+use super::place::ByShard;
 use crate::disk::Disk;
 use crate::error::Fatal;
 use crate::log::segment::{SegmentLog, SegmentReader};
@@ -105,13 +107,13 @@ pub enum Opened {
 /// See the module.
 pub struct Store {
     pub disk: Arc<SimDisk>,
-    shard: ShardId,
-    replica: ReplicaId,
+    shards: u64,
+    replicas: ByShard<ReplicaId>,
     segment_bytes: u64,
     log: Option<SegmentLog>,
     reader: Option<Arc<SegmentReader>>,
-    pub durable: Content,
-    unsynced: VecDeque<Step>,
+    pub durable: ByShard<Content>,
+    unsynced: VecDeque<(ShardId, Step)>,
     /// Of the unsynced steps, how many the running sync covers, and where the disk was when it was given out.
     syncing: (usize, usize),
     /// A bit was flipped since it was opened.
@@ -122,15 +124,15 @@ pub struct Store {
 
 impl Store {
     /// An empty disk.
-    pub fn new(shard: ShardId, segment_bytes: u64) -> Self {
+    pub fn new(shards: u64, segment_bytes: u64) -> Self {
         Self {
             disk: Arc::default(),
-            shard,
-            replica: ReplicaId::NONE,
+            shards,
+            replicas: ByShard::new(shards, |_| ReplicaId::NONE),
             segment_bytes,
             log: None,
             reader: None,
-            durable: Content::default(),
+            durable: ByShard::new(shards, |_| Content::default()),
             unsynced: VecDeque::new(),
             syncing: (0, 0),
             flipped: false,
@@ -138,21 +140,22 @@ impl Store {
         }
     }
 
-    /// Begins an empty log.
+    /// Begins a shard's empty log.
     pub fn found(&mut self, replica: ReplicaId, base: &BaseRecord) -> Result<(), Fatal> {
-        self.replica = replica;
-        self.write(&[LogRecord::Base(base.clone())])?;
+        self.replicas[base.shard] = replica;
+        self.append(base.shard, &[LogRecord::Base(base.clone())])?;
+        self.begin_sync()?;
         self.finish();
         Ok(())
     }
 
     /// The changes of the membership behind an index.
-    pub fn changes_after(&self, index: Index) -> Result<Vec<Index>, Fatal> {
+    pub fn changes_after(&self, shard: ShardId, index: Index) -> Result<Vec<Index>, Fatal> {
         let reader = self.reader();
         let (mut at, mut out) = (index.next(), Vec::new());
-        let last = reader.bounds(self.shard).map_or(index, |b| b.last);
+        let last = reader.bounds(shard).map_or(index, |b| b.last);
         while at <= last {
-            let entries = reader.entries(self.shard, at, last.next(), APPEND_BYTES_MAX)?;
+            let entries = reader.entries(shard, at, last.next(), APPEND_BYTES_MAX)?;
             let Some(end) = entries.last() else { return Ok(out) };
             at = end.index.next();
             out.extend(entries.iter().filter(|e| e.payload == Payload::Membership).map(|e| e.index));
@@ -172,7 +175,7 @@ impl Store {
             }
             None => self.compare(&reader),
         };
-        self.replica = reader.bounds(self.shard).map_or(ReplicaId::NONE, |b| b.replica);
+        self.replicas = ByShard::new(self.shards, |shard| reader.bounds(shard).map_or(ReplicaId::NONE, |b| b.replica));
         (self.log, self.reader) = (Some(log), Some(reader));
         Ok(opened)
     }
@@ -180,12 +183,15 @@ impl Store {
     /// Finds what of the unsynced is there.
     fn compare(&mut self, reader: &SegmentReader) -> Opened {
         let mut content = std::mem::take(&mut self.durable);
-        let mut unsynced = std::mem::take(&mut self.unsynced).into_iter();
+        // Which shards are as the log has them; only that of the step can have become so, or not so.
+        let mut fits = ByShard::new(self.shards, |shard| content[shard].is(reader, shard));
+        let whole = |fits: &ByShard<bool>| fits.values().all(|fits| *fits);
         // The longest that fits: a hard state may be what it was before.
-        let mut found = content.is(reader, self.shard).then(|| content.clone());
-        for step in unsynced.by_ref() {
-            content.add(&step);
-            if content.is(reader, self.shard) {
+        let mut found = whole(&fits).then(|| content.clone());
+        for (shard, step) in std::mem::take(&mut self.unsynced) {
+            content[shard].add(&step);
+            fits[shard] = content[shard].is(reader, shard);
+            if whole(&fits) {
                 found = Some(content.clone());
             }
         }
@@ -201,15 +207,16 @@ impl Store {
                 Opened::Lost("what was written last is damaged".into())
             }
             None => {
-                let bounds = reader.bounds(self.shard);
-                let (last, hard) = bounds.map_or((Index::new(0), HardState::default()), |b| (b.last, b.hard));
-                Opened::Wrong(format!("its log came back as something never written: up to {last}, {hard:?}"))
+                let bounds = (0..self.shards).filter_map(|shard| reader.bounds(ShardId::new(shard)));
+                let has: Vec<(Index, HardState)> = bounds.map(|b| (b.last, b.hard)).collect();
+                self.durable = content;
+                Opened::Wrong(format!("its log came back as something never written: up to {has:?}"))
             }
         }
     }
 
     fn forget(&mut self) {
-        self.durable = Content::default();
+        self.durable = ByShard::new(self.shards, |_| Content::default());
         self.unsynced.clear();
         self.syncing = (0, 0);
         self.flipped = false;
@@ -222,16 +229,23 @@ impl Store {
         }
     }
 
-    /// Writes records and begins to sync them.
-    pub fn write(&mut self, records: &[LogRecord]) -> Result<(), Fatal> {
+    /// Writes a shard's records.
+    pub fn append(&mut self, shard: ShardId, records: &[LogRecord]) -> Result<(), Fatal> {
         let Some(log) = &mut self.log else { return Ok(()) };
         for record in records {
-            log.append(self.replica, self.shard, std::slice::from_ref(record))?;
-            self.unsynced.extend(steps(self.replica, record));
+            let replica = self.replicas[shard];
+            log.append(replica, shard, std::slice::from_ref(record))?;
+            self.unsynced.extend(steps(replica, record).into_iter().map(|step| (shard, step)));
             if let LogRecord::Become { replica, .. } = record {
-                self.replica = *replica;
+                self.replicas[shard] = *replica;
             }
         }
+        Ok(())
+    }
+
+    /// Begins to sync what is written.
+    pub fn begin_sync(&mut self) -> Result<(), Fatal> {
+        let Some(log) = &mut self.log else { return Ok(()) };
         log.sync()?;
         self.syncing = (self.unsynced.len(), self.disk.position());
         Ok(())
@@ -241,8 +255,8 @@ impl Store {
     pub fn finish(&mut self) {
         let (steps, position) = std::mem::take(&mut self.syncing);
         self.disk.finish(position);
-        for step in self.unsynced.drain(..steps) {
-            self.durable.add(&step);
+        for (shard, step) in self.unsynced.drain(..steps) {
+            self.durable[shard].add(&step);
         }
     }
 
@@ -251,13 +265,14 @@ impl Store {
         self.unsynced.is_empty() && self.log.is_some()
     }
 
-    /// Lets the log begin after a base, durably.
+    /// Lets a shard's log begin after a base, durably.
     pub fn trim(&mut self, base: &BaseRecord) -> Result<(), Fatal> {
         let (Some(log), Some(reader)) = (&mut self.log, &self.reader) else { return Ok(()) };
-        log.trim(self.replica, base)?;
+        let replica = self.replicas[base.shard];
+        log.trim(replica, base)?;
         reader.remove_obsolete()?;
         self.disk.finish(usize::MAX);
-        self.durable.add(&Step::Base(self.replica, Box::new(base.clone())));
+        self.durable[base.shard].add(&Step::Base(replica, Box::new(base.clone())));
         Ok(())
     }
 
@@ -285,11 +300,12 @@ impl Store {
 
 /// For what is done to a log while nothing of it runs: at once, and durably.
 impl Log for Store {
-    fn append(&mut self, _: ReplicaId, _: ShardId, records: &[LogRecord]) -> Result<(), Fatal> {
-        self.write(records)
+    fn append(&mut self, _: ReplicaId, shard: ShardId, records: &[LogRecord]) -> Result<(), Fatal> {
+        Store::append(self, shard, records)
     }
 
     fn sync(&mut self) -> Result<(), Fatal> {
+        self.begin_sync()?;
         if !self.interrupted {
             self.finish();
             self.disk.finish(usize::MAX);

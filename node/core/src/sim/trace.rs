@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::place::Place;
+
 /// See the module.
 pub struct Trace {
     hash: u64,
@@ -15,13 +17,14 @@ impl Trace {
     }
 
     /// An event: when, where, what, and two numbers.
-    pub fn note(&mut self, now: u64, node: u64, what: &'static str, a: u64, b: u64) {
+    pub fn note(&mut self, now: u64, at: impl Into<Place>, what: &'static str, a: u64, b: u64) {
+        let at = at.into();
         self.events += 1;
-        for word in [now, node, what.len() as u64, a, b] {
+        for word in [now, at.shard.get() << 32 | at.node, what.len() as u64, a, b] {
             self.hash = (self.hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
         }
         if let Some(text) = &mut self.text {
-            let _ = writeln!(text, "{now} n{node} {what} {a} {b}");
+            let _ = writeln!(text, "{now} {at} {what} {a} {b}");
         }
     }
 

@@ -7,12 +7,13 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, IndexId, SchemaVersion, TableId, WriteId};
+use quorate_shared::ids::{ClientId, IndexId, SchemaVersion, ShardId, TableId, WriteId};
 use quorate_shared::value::{SqlType, Value};
 
 use super::Rng;
 use super::history::Did;
 use super::reads::{Query, ReadResult};
+use super::schema::{self, Records};
 use crate::engine::KeyRange;
 use crate::error::Fatal;
 use crate::expr::{BinaryOp, Expr};
@@ -32,8 +33,8 @@ pub const LISTS: i64 = 100;
 pub const SET: i64 = 10_000;
 /// After the last.
 pub const SET_END: i64 = i64::MAX;
-const ID: u16 = 0;
-const N: u16 = 1;
+pub const ID: u16 = 0;
+pub const N: u16 = 1;
 const LIST: u16 = 2;
 
 /// A row of the table.
@@ -47,10 +48,12 @@ pub struct Row {
 /// How much of what.
 #[derive(Clone, Debug)]
 pub struct Mix {
+    /// The shard of the table; registers are in the first.
+    pub rows: ShardId,
     pub registers: usize,
     pub lists: usize,
-    /// Weights: register, set, bank, lists, long fork.
-    pub weights: [u64; 5],
+    /// Weights: register, set, bank, lists, long fork, schema.
+    pub weights: [u64; 6],
     /// Permille of reads.
     pub reads: u64,
     /// Permille of writes that wait for a replica.
@@ -115,11 +118,12 @@ fn insert(id: i64, n: i64, list: &str, on_conflict: OnConflict) -> Op {
     Op::Insert { table: table().id, rows: vec![row], on_conflict }
 }
 
-/// Makes the table, then the accounts.
-pub fn set_up() -> [Proposal; 2] {
+/// Makes the table, then the accounts, then the table's record.
+pub fn set_up(rows: ShardId) -> [(Proposal, Did); 3] {
     let table = Op::Fence { table: table().id, expect: None, def: Some(Box::new(table().clone())) };
     let accounts = (0..ACCOUNTS).map(|id| insert(id, BALANCE, "", OnConflict::Fail)).collect();
-    [vec![table], accounts].map(|ops| Proposal { ops, ..Proposal::default() })
+    let [table, accounts] = [vec![table], accounts].map(|ops| Proposal { ops, ..Proposal::default() });
+    [(table, Did::SetUp), (accounts, Did::SetUp), (schema::founding(rows), Did::Catalog)]
 }
 
 fn append(id: i64, element: &str) -> Op {
@@ -137,6 +141,18 @@ fn set_to(id: i64, n: i64) -> Op {
     Op::Update { table: table().id, key: vec![Value::Int(id)], seen: None, set, filter: None }
 }
 
+impl Mix {
+    /// Where a query is answered.
+    pub fn of_query(&self, query: &Query) -> ShardId {
+        if matches!(query, Query::Registers(_) | Query::Records) { ShardId::META } else { self.rows }
+    }
+
+    /// Where a write is done.
+    pub fn of_write(&self, did: &Did) -> ShardId {
+        if matches!(did, Did::Cas { .. } | Did::Catalog) { ShardId::META } else { self.rows }
+    }
+}
+
 /// What a client is about to do.
 pub enum Next {
     Read(Query),
@@ -152,6 +168,10 @@ pub enum Then {
     Transfer(i64),
     /// A new value of the register.
     Set(String),
+    /// The next step of a job.
+    Job,
+    /// The rows read are put into an index; as of these records.
+    Fill(Box<Records>),
 }
 
 /// A unique name of what a client writes as its so-manieth.
@@ -204,6 +224,7 @@ pub fn next(rng: &mut Rng, mix: &Mix, client: u64, seq: u64) -> Next {
             let ops = lists.iter().map(|id| append(*id, &element)).collect();
             Next::Write(Proposal { ops, want_rows: true, ..Proposal::default() }, Did::Append(lists, element))
         }
+        5 => Next::ReadThen(Query::Records, Then::Job),
         _ => {
             // Two clients write a list each, the others read both.
             let which = (client - super::world::CLIENTS) as i64;
@@ -220,7 +241,19 @@ pub fn next(rng: &mut Rng, mix: &Mix, client: u64, seq: u64) -> Next {
 }
 
 /// What follows from what was read.
-pub fn follow_up(then: &Then, query: &Query, read: &ReadResult) -> Option<(Proposal, Did)> {
+pub fn follow_up(rng: &mut Rng, then: &Then, query: &Query, read: &ReadResult) -> Vec<Next> {
+    match (then, &read.records) {
+        (Then::Job, Some(records)) => return schema::step(rng, records),
+        (Then::Fill(records), _) => {
+            let ids: Vec<i64> = read.rows.iter().map(|row| row.id).collect();
+            return schema::fill(records, &ids);
+        }
+        _ => {}
+    }
+    write_after(then, query, read).map(|(proposal, did)| Next::Write(proposal, did)).into_iter().collect()
+}
+
+fn write_after(then: &Then, query: &Query, read: &ReadResult) -> Option<(Proposal, Did)> {
     match (then, query) {
         (Then::Set(value), Query::Registers(names)) => {
             let (name, old) = (names.first()?.clone(), read.registers.first()?.clone());
@@ -247,14 +280,24 @@ pub fn follow_up(then: &Then, query: &Query, read: &ReadResult) -> Option<(Propo
 /// Decodes a row as given back by a statement.
 pub fn row_of(values: &[Value]) -> Option<Row> {
     match values {
-        [Value::Int(id), Value::Int(n), Value::Text(list)] => Some(Row { id: *id, n: *n, list: list.to_string() }),
+        [Value::Int(id), Value::Int(n), Value::Text(list), ..] => Some(Row { id: *id, n: *n, list: list.to_string() }),
         _ => None,
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Row, Fatal> {
-    let values = row::decode(table(), bytes).map_err(|e| Fatal::new("read a row", e))?;
+fn decode(def: &TableDef, bytes: &[u8]) -> Result<Row, Fatal> {
+    let values = row::decode(def, bytes).map_err(|e| Fatal::new("read a row", e))?;
     row_of(&values).ok_or_else(|| Fatal::new("read a row", "it is of another table"))
+}
+
+/// Makes a write one of the table as the client knows it.
+pub fn fit(proposal: &mut Proposal, def: &TableDef) {
+    for op in &mut proposal.ops {
+        if let Op::Insert { rows, .. } = op {
+            rows.iter_mut().for_each(|row| row.resize(def.columns.len(), Cell::Value(Value::Null)));
+        }
+    }
+    proposal.tables = vec![(def.id, def.version)];
 }
 
 /// Reads one row more of a query. `false`: that was all.
@@ -268,16 +311,24 @@ pub fn read_some(snapshot: &Snapshot, query: &Query, at: usize, out: &mut ReadRe
         }
         Query::Rows(ids) => {
             let Some(id) = ids.get(at) else { return Ok(false) };
-            if let Some(version) = snapshot.get(&row_key(*id))? {
-                out.rows.push(decode(&version.row)?);
+            if let (Some(version), Some(def)) = (snapshot.get(&row_key(*id))?, &out.def) {
+                out.rows.push(decode(def, &version.row)?);
             }
             Ok(at + 1 < ids.len())
         }
         Query::Range(from, to) => {
             let range = KeyRange { start: row_key(*from), end: Some(row_key(*to)) };
+            let Some(def) = out.def.clone() else { return Ok(false) };
             for item in snapshot.scan(&range, false) {
-                out.rows.push(decode(&item?.1.row)?);
+                out.rows.push(decode(&def, &item?.1.row)?);
             }
+            Ok(false)
+        }
+        Query::Definition => Ok(false),
+        Query::Records => {
+            let [job, table] = schema::keys();
+            let record = |key: Bytes| snapshot.get(&key).map(|version| version.map(|v| v.row));
+            out.records = Some(Records { job: record(job)?, table: record(table)? });
             Ok(false)
         }
     }

@@ -10,6 +10,7 @@ use super::Rng;
 use super::invariants::Checks;
 use super::network::{Call, Fate, Network, Packet, Weather};
 use super::node::Node;
+use super::place::{ByShard, Place};
 use super::trace::Trace;
 use crate::error::Rejected;
 use crate::log::{BaseRecord, EpochStart, Membership};
@@ -20,6 +21,8 @@ use crate::shard::{Effect, Input, Shard, Ticket, View};
 pub const SHARD: ShardId = ShardId::META;
 /// The wall clock when virtual time begins.
 pub const WALL: u64 = 1_700_000_000_000;
+/// Nodes that have not founded the cluster are numbered from here.
+pub const FIRST_READER: u64 = 11;
 /// Clients are numbered from here.
 pub const CLIENTS: u64 = 1_000;
 
@@ -34,8 +37,9 @@ pub(super) enum Event {
     Disconnected {
         peer: ReplicaId,
     },
+    /// What was written up to here, of each shard, is durable.
     Synced {
-        until: PersistId,
+        done: Vec<(ShardId, PersistId)>,
     },
     Apply,
     /// A read goes on.
@@ -48,7 +52,7 @@ pub(super) enum Event {
 
 /// What is to happen: for whom, in which of its lives.
 struct Item {
-    to: u64,
+    to: Place,
     life: u64,
     event: Event,
 }
@@ -97,6 +101,8 @@ pub enum ToClient {
 /// What makes a world.
 #[derive(Clone, Debug)]
 pub struct Shape {
+    /// Of the first shard on.
+    pub shards: u64,
     pub voters: u64,
     pub readers: u64,
     pub timing: Timing,
@@ -108,6 +114,7 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            shards: 1,
             voters: 3,
             readers: 0,
             timing: Timing::default(),
@@ -135,10 +142,10 @@ pub struct World {
     pub replies: BTreeMap<Ticket, Result<WriteResult, Rejected>>,
     pub reads: BTreeMap<Ticket, Result<Index, Rejected>>,
     pub(super) clients: Vec<ToClient>,
-    pub checks: Checks,
+    pub checks: ByShard<Checks>,
     pub violation: Option<String>,
     /// Up to here the cluster was set up.
-    pub founded: Index,
+    pub founded: ByShard<Index>,
     pub trace: Trace,
 }
 
@@ -148,7 +155,7 @@ pub fn refusal(voters: u64, protocol: Protocol) -> Option<String> {
     use crate::engine::memory::MemoryTree;
     use std::sync::Arc;
 
-    let base = base(voters);
+    let base = base(SHARD, voters);
     let timing = Timing::default();
     let (replica, node) = (ReplicaId::new(1), NodeId::new(1));
     let config = crate::shard::Config { shard: SHARD, replica, node, protocol, seed: 1, timing };
@@ -159,12 +166,12 @@ pub fn refusal(voters: u64, protocol: Protocol) -> Option<String> {
 }
 
 /// The founding record.
-pub fn base(voters: u64) -> BaseRecord {
+pub fn base(shard: ShardId, voters: u64) -> BaseRecord {
     let membership = Membership::of_voters((1..=voters).map(|n| (ReplicaId::new(n), NodeId::new(n))));
     BaseRecord {
         chain: Hash([7; 32]),
         epoch_start: EpochStart { index: Index::new(0), chain: Hash([7; 32]) },
-        ..BaseRecord::founding(SHARD, membership, Epoch { number: 1, id: 1 })
+        ..BaseRecord::founding(shard, membership, Epoch { number: 1, id: 1 })
     }
 }
 
@@ -188,16 +195,18 @@ impl World {
             replies: BTreeMap::new(),
             reads: BTreeMap::new(),
             clients: Vec::new(),
-            checks: Checks::default(),
+            checks: ByShard::new(shape.shards, |_| Checks::default()),
             violation: None,
-            founded: Index::new(0),
+            founded: ByShard::new(shape.shards, |_| Index::new(0)),
             trace: Trace::new(shape.verbose),
             shape,
         };
         let (voters, readers) = (world.shape.voters, world.shape.readers);
-        let founding = base(voters);
-        world.checks.found(founding.epoch, founding.membership.clone());
-        for id in (1..=voters).chain(11..11 + readers) {
+        let founding = world.founding();
+        for base in &founding {
+            world.checks[base.shard].found(base.epoch, base.membership.clone());
+        }
+        for id in (1..=voters).chain(FIRST_READER..FIRST_READER + readers) {
             let node = Node::new(id, id <= voters, &founding, world.shape.segment_bytes);
             world.nodes.insert(id, node);
         }
@@ -207,30 +216,39 @@ impl World {
         world
     }
 
-    /// The nodes of the voters.
-    pub fn ids(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.members().voters.iter().map(|m| m.node.get()).collect();
+    pub(super) fn founding(&self) -> Vec<BaseRecord> {
+        self.shards().into_iter().map(|shard| base(shard, self.shape.voters)).collect()
+    }
+
+    pub fn shards(&self) -> Vec<ShardId> {
+        (0..self.shape.shards).map(ShardId::new).collect()
+    }
+
+    /// The nodes of a shard's voters.
+    pub fn ids(&self, shard: ShardId) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.members(shard).voters.iter().map(|m| m.node.get()).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// The last membership that is committed.
-    pub fn members(&self) -> Arc<Membership> {
-        self.checks.members.newest(&self.checks.lineage)
+    /// A shard's last membership that is committed.
+    pub fn members(&self, shard: ShardId) -> Arc<Membership> {
+        let checks = &self.checks[shard];
+        checks.members.newest(&checks.lineage)
     }
 
     /// All others.
-    pub fn readers(&self) -> Vec<u64> {
-        let voters = self.ids();
-        self.nodes.keys().copied().filter(|id| !voters.contains(id)).collect()
+    pub fn readers(&self, shard: ShardId) -> Vec<u64> {
+        let voters = self.ids(shard);
+        self.all().into_iter().filter(|id| !voters.contains(id)).collect()
     }
 
     pub fn all(&self) -> Vec<u64> {
-        self.nodes.keys().copied().collect()
+        self.nodes.values().filter(|n| !n.gone).map(|n| n.id).collect()
     }
 
     pub fn is_up(&self, id: u64) -> bool {
-        self.nodes.get(&id).is_some_and(|n| n.up.is_some())
+        self.nodes.get(&id).is_some_and(Node::is_up)
     }
 
     /// Something that must never be.
@@ -247,8 +265,9 @@ impl World {
         }
     }
 
-    pub(super) fn schedule(&mut self, at: u64, to: u64, event: Event) {
-        let life = self.nodes.get(&to).map_or(0, |n| n.life);
+    pub(super) fn schedule(&mut self, at: u64, to: impl Into<Place>, event: Event) {
+        let to = to.into();
+        let life = self.nodes.get(&to.node).map_or(0, |n| n.life);
         self.queue.push(at, Item { to, life, event });
     }
 
@@ -277,20 +296,17 @@ impl World {
         self.network.heal();
     }
 
-    pub fn view(&self, id: u64) -> Option<View> {
+    pub fn view(&self, id: impl Into<Place>) -> Option<View> {
         self.shard(id).map(Shard::view)
     }
 
-    /// The node that leads and evaluates proposals, of the newest epoch and the highest term.
-    pub fn leader(&self) -> Option<u64> {
-        let epoch = self.checks.lineage.newest();
-        let here = |id: &u64| self.shard(*id).is_some_and(|shard| shard.epochs() == (epoch, None));
-        let ready = self
-            .ids()
-            .into_iter()
-            .filter(here)
-            .filter_map(|id| self.view(id).filter(|v| v.ready).map(|v| (v.term, id)));
-        ready.max().map(|(_, id)| id)
+    /// The node that leads a shard and evaluates proposals, of the newest epoch and the highest term.
+    pub fn leader(&self, shard: ShardId) -> Option<u64> {
+        let epoch = self.checks[shard].lineage.newest();
+        let ids = self.ids(shard).into_iter().map(|node| Place { shard, node });
+        let here = ids.filter_map(|id| self.shard(id).map(|shard| (shard, id.node)));
+        let ready = here.filter(|(shard, _)| shard.epochs() == (epoch, None) && shard.view().ready);
+        ready.map(|(shard, node)| (shard.view().term, node)).max().map(|(_, node)| node)
     }
 
     /// Runs until the queue has nothing before this time, or something is wrong.
@@ -331,19 +347,19 @@ impl World {
     pub fn step(&mut self) {
         let Some((at, Item { to, life, event })) = self.queue.pop() else { return };
         self.now = self.now.max(at);
-        if to >= CLIENTS {
-            self.for_client(to, event);
+        if to.node >= CLIENTS {
+            self.for_client(to.node, event);
             return;
         }
-        let Some(node) = self.nodes.get(&to) else { return };
-        if node.up.is_none() || (node.life != life && !matches!(event, Event::Deliver { .. })) {
+        let Some(node) = self.nodes.get(&to.node) else { return };
+        if !node.is_up() || (node.life != life && !matches!(event, Event::Deliver { .. })) {
             return;
         }
         match event {
             Event::Wake => self.wake(to),
             Event::Deliver { from, packet } => self.deliver(to, from, packet),
             Event::Disconnected { peer } => self.drive(to, Some(Input::Disconnected { peer })),
-            Event::Synced { until } => self.synced(to, until),
+            Event::Synced { done } => self.synced(to.node, done),
             Event::Apply => self.apply(to),
             Event::Read { job } => self.go_on_reading(to, job),
             Event::Base => self.go_on_writing(to),
@@ -357,7 +373,7 @@ impl World {
                 self.clients.push(ToClient::Proposed(call, epoch, result));
             }
             Event::Deliver { packet: Packet::ReadDone { call, result }, .. } => {
-                self.clients.push(ToClient::ReadDone(call, result));
+                self.clients.push(ToClient::ReadDone(call, *result));
             }
             _ => {}
         }
@@ -372,12 +388,13 @@ impl World {
         for _ in 0..packets {
             let Some((from, to, packet)) = self.network.old(&mut self.rng) else { return };
             let at = self.now + self.rng.range(0, 50);
-            self.schedule(at, to, Event::Deliver { from, packet });
+            self.schedule(at, from.on(to), Event::Deliver { from: from.node, packet });
         }
     }
 
-    /// Puts a packet on the wire.
-    pub fn send(&mut self, from: u64, to: u64, packet: Packet) {
+    /// Puts a packet on the wire, from a shard's replica, or a client of the shard, to another.
+    pub fn send(&mut self, at: Place, to: u64, packet: Packet) {
+        let from = at.node;
         if let Packet::Ship { link, .. }
         | Packet::Shipped { link, .. }
         | Packet::AskSnapshot { link, .. }
@@ -385,10 +402,10 @@ impl World {
         {
             let link = *link;
             match self.network.stream(&mut self.rng, &self.weather, self.now, link, (from, to)) {
-                Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
-                Fate::Breaks(at) => {
+                Fate::Arrives(then) => self.schedule(then, at.on(to), Event::Deliver { from, packet }),
+                Fate::Breaks(then) => {
                     for end in [from, to] {
-                        self.schedule(at, end, Event::Deliver { from: 0, packet: Packet::Broken { link } });
+                        self.schedule(then, at.on(end), Event::Deliver { from: 0, packet: Packet::Broken { link } });
                     }
                 }
                 Fate::Gone => {}
@@ -396,29 +413,29 @@ impl World {
             return;
         }
         if let (Protocol::Paxos, &Packet::Peer { sender, receiver, .. }) = (self.shape.protocol, &packet) {
-            match self.network.session(&mut self.rng, &self.weather, self.now, (from, to)) {
-                Fate::Arrives(at) => self.schedule(at, to, Event::Deliver { from, packet }),
-                Fate::Breaks(at) => {
-                    self.schedule(at, from, Event::Disconnected { peer: receiver });
-                    self.schedule(at, to, Event::Disconnected { peer: sender });
+            match self.network.session(&mut self.rng, &self.weather, self.now, (at, to)) {
+                Fate::Arrives(then) => self.schedule(then, at.on(to), Event::Deliver { from, packet }),
+                Fate::Breaks(then) => {
+                    self.schedule(then, at, Event::Disconnected { peer: receiver });
+                    self.schedule(then, at.on(to), Event::Disconnected { peer: sender });
                 }
                 Fate::Gone => {}
             }
             return;
         }
         if matches!(packet, Packet::Peer { .. }) {
-            self.network.remember(from, to, &packet);
+            self.network.remember(at, to, &packet);
         }
         let times = self.network.datagram(&mut self.rng, &self.weather, self.now, from, to);
         let [first, second] = times;
         // Requests travel on connections: they may be lost with one, but do not come twice.
         let doubles =
             matches!(packet, Packet::Peer { .. } | Packet::Report(_) | Packet::AskIndex { .. } | Packet::Index { .. });
-        if let Some(at) = second.filter(|_| doubles) {
-            self.schedule(at, to, Event::Deliver { from, packet: packet.clone() });
+        if let Some(then) = second.filter(|_| doubles) {
+            self.schedule(then, at.on(to), Event::Deliver { from, packet: packet.clone() });
         }
-        if let Some(at) = first {
-            self.schedule(at, to, Event::Deliver { from, packet });
+        if let Some(then) = first {
+            self.schedule(then, at.on(to), Event::Deliver { from, packet });
         }
     }
 }
