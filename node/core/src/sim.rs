@@ -1,7 +1,7 @@
 //! The simulator: whole clusters in one thread, on virtual time, everything decided by one number.
 //!
 //! A [`world::World`] drives the very code the daemon drives, in the driver's place: shards, machines, followers by
-//! shipping, and the real segment log on a simulated disk. It executes effects as events of a queue and gives their
+//! shipping, and the real segment log, of one or two shards, on a simulated disk. It executes effects as events of a queue and gives their
 //! completions back. [`run::run`] makes of a seed a cluster of some size, configuration values, a workload, faults and
 //! weather; clients behave as the client library does. After every event the [`invariants`] are checked; at the end the
 //! faults stop, everything must converge and serve within a bound, and an [`oracle`] that sees only what clients saw
@@ -10,7 +10,7 @@
 //! `cargo run --release -p quorate-core --example sim -- --seeds 0..1000` runs many, `--bug NAME` with a planted bug
 //! ([`crate::bug`]) that must be found.
 //!
-//! Left out: DDL jobs and the router's SQL, several shards on one log.
+//! Left out: the router's SQL, and its runner of DDL jobs (see [`schema`]).
 
 pub mod bases;
 pub mod client;
