@@ -1,8 +1,9 @@
 //! Runs the simulator: `cargo run --release -p quorate-core --example sim -- --seeds 0..1000`.
 //!
 //! `--bug NAME` runs with a planted bug and stops at the first seed that finds it; `--list-bugs` names them;
-//! `--all-bugs` makes the table of bugs and the seeds that find them. `--verbose` prints what happens. The last line is
-//! `N seeds, M violations`; the exit code is 1 if there was one.
+//! `--all-bugs` makes the table of bugs and the seeds that find them. `--verbose` prints what happens. With `--twice` every
+//! seed runs twice, and two runs that differ are a violation. The last line is `N seeds, M violations`; the exit code is 1
+//! if there was one.
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "it measures how long it takes")]
 
@@ -20,6 +21,7 @@ struct Args {
     all_bugs: bool,
     list: bool,
     verbose: bool,
+    twice: bool,
     voters: Option<u64>,
     protocol: Protocol,
 }
@@ -27,7 +29,7 @@ struct Args {
 fn usage(problem: &str) -> ExitCode {
     eprintln!("{problem}");
     eprintln!(
-        "usage: sim [--seeds A..B] [--replicator raft|paxos] [--bug NAME | --all-bugs | --list-bugs] [--voters N] [--verbose]"
+        "usage: sim [--seeds A..B] [--replicator raft|paxos] [--bug NAME | --all-bugs | --list-bugs] [--voters N] [--twice] [--verbose]"
     );
     ExitCode::from(2)
 }
@@ -39,6 +41,7 @@ fn parse() -> Result<Args, String> {
         all_bugs: false,
         list: false,
         verbose: false,
+        twice: false,
         voters: None,
         protocol: Protocol::Raft,
     };
@@ -64,6 +67,7 @@ fn parse() -> Result<Args, String> {
             "--all-bugs" => out.all_bugs = true,
             "--list-bugs" => out.list = true,
             "--verbose" => out.verbose = true,
+            "--twice" => out.twice = true,
             _ => return Err(format!("unknown argument: {arg}")),
         }
     }
@@ -163,9 +167,16 @@ fn main() -> ExitCode {
     }
     let begun = Instant::now();
     let mut sum = Sum::default();
-    let mut violations = 0;
+    let (mut seeds, mut violations) = (0, 0);
     for seed in args.seeds.clone() {
-        let outcome = once(seed, &args, args.bug, &mut sum);
+        seeds += 1;
+        let mut outcome = once(seed, &args, args.bug, &mut sum);
+        if args.twice {
+            let again = once(seed, &args, args.bug, &mut sum);
+            if (outcome.trace, outcome.events) != (again.trace, again.events) {
+                outcome.violation.get_or_insert_with(|| "it does not run the same way twice".into());
+            }
+        }
         if let Some(text) = &outcome.text {
             print!("{text}");
         }
@@ -185,6 +196,6 @@ fn main() -> ExitCode {
         }
     }
     sum.print(begun.elapsed().as_secs_f64());
-    println!("{} seeds, {violations} violations", sum.seeds);
+    println!("{seeds} seeds, {violations} violations");
     ExitCode::from(u8::from(violations > 0))
 }

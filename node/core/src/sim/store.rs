@@ -201,7 +201,7 @@ impl Store {
                 self.durable = found;
                 Opened::Whole
             }
-            None if self.flipped && content.begins_with(reader, self.shard) => {
+            None if self.flipped && (0..self.shards).map(ShardId::new).all(|s| content[s].begins_with(reader, s)) => {
                 // It went with the whole write that it was in, the last one: nobody can tell that from a torn write.
                 self.forget();
                 Opened::Lost("what was written last is damaged".into())
