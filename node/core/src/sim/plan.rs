@@ -5,12 +5,13 @@
 
 use super::Rng;
 use super::client::Patience;
-use quorate_shared::ids::{NodeId, ShardId};
+use quorate_shared::ids::{NodeId, ReplicaId, ShardId};
 
 use super::network::Weather;
 use super::place::Place;
 use super::workload::Mix;
 use super::world::{Shape, World};
+use crate::log::Member;
 use crate::membership::MembershipChange;
 use crate::replica::{Protocol, Timing};
 use crate::shard::Input;
@@ -261,11 +262,18 @@ impl Plan {
         let shipped: Vec<u64> = world.readers(shard).into_iter().filter(is_shipped).collect();
         let host = (!shipped.is_empty()).then(|| rng.pick(&shipped)).and_then(|id| world.host(id));
         let learner = members.learners.get(rng.below(members.learners.len())).map(|m| m.replica);
-        let voter = members.voters.get(rng.below(members.voters.len())).map(|m| m.replica)?;
+        // Often one that the leader does not reach, which may have what was never committed, is to go.
+        let leader = world.leader(shard);
+        let unheard = |m: &&Member| leader.is_some_and(|leader| world.network.is_cut(m.node.get(), leader));
+        let unheard: Vec<ReplicaId> = members.voters.iter().filter(unheard).map(|m| m.replica).collect();
+        let ousts = !unheard.is_empty() && rng.chance(500);
+        let any = members.voters.get(rng.below(members.voters.len())).map(|m| m.replica)?;
+        let voter = if ousts { rng.pick(&unheard) } else { any };
         // Neither so many that nothing is ever decided, nor one alone most of the time.
         let few = members.voters.len() <= 2;
         let paxos = world.shape.protocol == Protocol::Paxos;
-        Some(match rng.range(0, 9) {
+        Some(match if ousts { rng.range(6, 7) } else { rng.range(0, 9) } {
+            7 if ousts => MembershipChange::Remove(voter),
             0..=3 if learner.is_some() => MembershipChange::Promote(learner?),
             0..=5 if host.is_some() && paxos => MembershipChange::AddVoter(host?),
             0..=5 if host.is_some() => MembershipChange::AddLearner(host?),
