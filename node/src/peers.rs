@@ -25,8 +25,9 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use quorate_core::shard::Input;
 use quorate_shared::error::Code;
-use quorate_shared::ids::{Epoch, NodeId, Nonce, ReplicaId, ShardId};
+use quorate_shared::ids::{Epoch, Hash, Index, NodeId, Nonce, ReplicaId, ShardId};
 use quorate_shared::wire::{Greeting, NodeAddress, PeerChannel, PeerHello};
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,8 @@ pub trait PeerEvents: Send + Sync + 'static {
     fn removed(&self, node: NodeId) -> bool;
     /// Who this node is and what it knows.
     fn who(&self, voters: &[NodeId]) -> Answer;
+    /// The hashes of the chain at these indexes, as far as they are applied and known here. May read from disk.
+    fn hashes(&self, shard: ShardId, at: &[Index]) -> Vec<Option<Hash>>;
     /// Serves a reader of our log until it ends.
     async fn ship(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId, heard: Heard);
     /// Gives a node a snapshot.
@@ -521,13 +524,26 @@ impl Peers {
 
     /// Asks an address who it is, before there is a cluster.
     pub async fn who(&self, address: &str, to: Option<NodeId>) -> Result<Answer, String> {
+        let question = Question::Who { voters: self.hints.keys().copied().collect() };
+        self.question(address, to, &question).await
+    }
+
+    /// Asks an address for hashes of its chain, while this node is of no epoch that it may speak in.
+    pub async fn hashes(&self, address: &str, shard: ShardId, at: &[Index]) -> Result<Vec<Option<Hash>>, String> {
+        self.question(address, None, &Question::Hashes { shard, at: at.to_vec() }).await
+    }
+
+    async fn question<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        to: Option<NodeId>,
+        question: &Question,
+    ) -> Result<T, String> {
         let hello = PeerHello { cluster: None, ..self.hello(to, PeerChannel::Founding) };
         let asked = async {
             let (mut stream, mut buffer, _) = frame::connect(address, &hello).await.map_err(|e| e.to_string())?;
-            frame::write(&mut stream, &Question::Who { voters: self.hints.keys().copied().collect() })
-                .await
-                .map_err(|e| e.to_string())?;
-            frame::read::<Answer, _>(&mut stream, &mut buffer).await.map_err(|e| e.to_string())
+            frame::write(&mut stream, question).await.map_err(|e| e.to_string())?;
+            frame::read(&mut stream, &mut buffer).await.map_err(|e| e.to_string())
         };
         match tokio::time::timeout(Duration::from_secs(3), asked).await {
             Ok(answer) => answer,
@@ -595,9 +611,15 @@ impl Peers {
 
     async fn receive_questions(&self, mut stream: TcpStream, mut buffer: BytesMut) -> io::Result<()> {
         loop {
-            let Question::Who { voters } = frame::read(&mut stream, &mut buffer).await?;
+            let question = frame::read(&mut stream, &mut buffer).await?;
             let Some(events) = read(&self.events).clone() else { return Ok(()) };
-            frame::write(&mut stream, &events.who(&voters)).await?;
+            match question {
+                Question::Who { voters } => frame::write(&mut stream, &events.who(&voters)).await?,
+                Question::Hashes { shard, at } => {
+                    let hashes = tokio::task::spawn_blocking(move || events.hashes(shard, &at)).await;
+                    frame::write(&mut stream, &hashes.map_err(io::Error::other)?).await?;
+                }
+            }
         }
     }
 

@@ -11,14 +11,15 @@ use bytes::BytesMut;
 use quorate_core::error::Rejected;
 use quorate_core::replica::Protocol;
 use quorate_core::shard::Input;
-use quorate_shared::ids::{NodeId, Nonce, ReplicaId, ShardId};
+use quorate_core::ship::chain_at;
+use quorate_shared::ids::{Hash, Index, NodeId, Nonce, ReplicaId, ShardId};
 use tokio::net::TcpStream;
 
 use crate::admin::actions::Runner;
 use crate::driver::{Clock, Driver};
 use crate::forward::{Forwarder, NodeRouter};
 use crate::housekeeping::bases::Holds;
-use crate::peers::message::{Answer, Ask, Founding, Reply, Request, Response};
+use crate::peers::message::{Answer, Ask, Founding, HASHES_MAX, Reply, Request, Response};
 use crate::peers::{Heard, Outbox, PeerEvents};
 use crate::proving::{Prove, Proved};
 use crate::report::Reports;
@@ -147,6 +148,17 @@ impl PeerEvents for Events {
             nodes: router.nodes(),
             replicator: self.replicator,
         }
+    }
+
+    fn hashes(&self, shard: ShardId, at: &[Index]) -> Vec<Option<Hash>> {
+        let Some(server) = self.server.get() else { return Vec::new() };
+        let applied = server.driver.view(shard).map(|view| view.applied()).unwrap_or_default();
+        let hash = |index: &Index| match *index <= applied {
+            // What cannot be read is not known.
+            true => chain_at(&*server.log, shard, *index).ok().flatten(),
+            false => None,
+        };
+        at.iter().take(HASHES_MAX).map(hash).collect()
     }
 
     async fn ship(&self, stream: TcpStream, buffer: BytesMut, reader: NodeId, heard: Heard) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use quorate_core::log::EpochStart;
-use quorate_shared::ids::{Epoch, NodeId, ReplicaId, ShardId};
+use quorate_shared::ids::{Epoch, Index, NodeId, ReplicaId, ShardId};
 use quorate_shared::status::NodeKind;
 
 use super::{NodeError, Parts};
@@ -46,8 +46,9 @@ pub(super) async fn form(
     if let Some(fenced) = Fenced::of(directory) {
         // Nodes of that epoch may tell where they are, and show this one in their picture.
         parts.peers.set_epoch(fenced.epoch);
-        let starts = find_epoch(parts, &founding, &fenced).await;
-        rejoin(directory, &starts, parts.config.retention.segment_bytes)?;
+        let (address, starts) = find_epoch(parts, &founding, &fenced).await;
+        let hashes = async |shard, at: Vec<Index>| parts.peers.hashes(&address, shard, &at).await;
+        rejoin(directory, &starts, parts.config.retention.segment_bytes, hashes).await?;
         return Err(NodeError::Restart("it goes on as a replica of the newer epoch".into()));
     }
     parts.forwarder.founded(founding.clone());
@@ -147,9 +148,13 @@ fn lost(
     Err(NodeError::Restart(format!("this voter has lost its log and begins again as a replica: {why}")))
 }
 
-/// Asks everybody known where the newer epoch began, until somebody of it answers. Who is known is looked up in every
+/// Asks everybody known where the newer epoch began, until somebody of it answers, and where that one is. Who is known is looked up in every
 /// round: by the note, the command line, and whoever has connected meanwhile.
-async fn find_epoch(parts: &Parts, founding: &Founding, fenced: &Fenced) -> Vec<(ShardId, Epoch, EpochStart)> {
+async fn find_epoch(
+    parts: &Parts,
+    founding: &Founding,
+    fenced: &Fenced,
+) -> (String, Vec<(ShardId, Epoch, EpochStart)>) {
     let number = fenced.epoch.number;
     let mut told: Option<Instant> = None;
     loop {
@@ -167,7 +172,7 @@ async fn find_epoch(parts: &Parts, founding: &Founding, fenced: &Fenced) -> Vec<
         let (mut found, mut others) = (None, Vec::new());
         for (address, answer) in join_all(asked).await {
             match answer {
-                Ok(answer) if fenced.is_ended_by(founding.cluster, &answer) => found = Some(answer),
+                Ok(answer) if fenced.is_ended_by(founding.cluster, &answer) => found = Some((address, answer)),
                 Ok(answer) => {
                     others.push(format!("{} at {address} is not of it", answer.node));
                     // It may know who is.
@@ -177,9 +182,9 @@ async fn find_epoch(parts: &Parts, founding: &Founding, fenced: &Fenced) -> Vec<
                 Err(why) => others.push(format!("{address} ({why})")),
             }
         }
-        if let Some(Answer { node, epochs, .. }) = found {
+        if let Some((address, Answer { node, epochs, .. })) = found {
             tracing::info!(number, from = %node, "found where the newer epoch began");
-            return epochs;
+            return (address, epochs);
         }
         let asked = if others.is_empty() { "nobody is known".to_owned() } else { others.join(", ") };
         let why = format!("epoch {number} has begun without it; it looks for a node of that epoch: {asked}");

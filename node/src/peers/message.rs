@@ -178,7 +178,17 @@ pub enum Question {
         /// The voters the sender was started with; empty if it was not started with a list.
         voters: Vec<NodeId>,
     },
+    /// What are the chain's hashes at these indexes? Answered by a list in their order, `None` where they are not known.
+    Hashes {
+        /// Of this shard.
+        shard: ShardId,
+        /// Where; at most [`HASHES_MAX`].
+        at: Vec<Index>,
+    },
 }
+
+/// Hashes that one [`Question::Hashes`] is answered with.
+pub const HASHES_MAX: usize = 64;
 
 /// A voter as it was when the cluster was founded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -340,6 +350,8 @@ mod tests {
     #[test]
     fn golden_founding_and_shipping() {
         assert_eq!(hex(&Question::Who { voters: vec![NodeId::new(1)] }), "000101");
+        let hashes = Question::Hashes { shard: ShardId::DATA, at: vec![Index::new(5), Index::new(300)] };
+        assert_eq!(hex(&hashes), "01010205ac02");
         let member = Member { node: NodeId::new(1), nonce: Nonce([0xaa; 16]), replica: ReplicaId::new(1) };
         let founding = Founding {
             cluster: cluster(),

@@ -10,16 +10,18 @@ use std::path::Path;
 
 use quorate_core::disk::RealDisk;
 use quorate_core::epoch::{self, Rejoined};
+use quorate_core::error::Fatal;
 use quorate_core::log::segment::SegmentLog;
 use quorate_core::log::{EpochStart, LogReader};
-use quorate_shared::ids::{ClusterId, Epoch, ReplicaId, ShardId};
+use quorate_core::ship::chain_at;
+use quorate_shared::ids::{ClusterId, Epoch, Hash, Index, ReplicaId, ShardId};
 use quorate_shared::status::NodeKind;
 
 use super::engine::{CHECKPOINT, remove_file, restart};
 use super::{Directory, FENCED, drop_note, io_error, leave_note, sync_directory};
 use crate::founding::SHARDS;
 use crate::node::NodeError;
-use crate::peers::message::Answer;
+use crate::peers::message::{Answer, HASHES_MAX};
 
 /// The note of a fenced node for its next start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,11 +63,12 @@ impl Fenced {
     }
 }
 
-/// Makes the directory that of a replica of the newer epoch, which began at these points.
-pub fn rejoin(
+/// Makes the directory that of a replica of the newer epoch, which began at these points; `hashes` asks a node of it.
+pub async fn rejoin(
     directory: &mut Directory,
     starts: &[(ShardId, Epoch, EpochStart)],
     segment_bytes: u64,
+    hashes: impl AsyncFn(ShardId, Vec<Index>) -> Result<Vec<Option<Hash>>, String>,
 ) -> Result<(), NodeError> {
     let dir = directory.path().to_owned();
     let (mut log, reader, _) = SegmentLog::open_on(RealDisk::shared(), &dir.join("log"), segment_bytes)?;
@@ -79,8 +82,9 @@ pub fn rejoin(
         let file = File::create(&path).map_err(io_error("create", &path))?;
         let synced = file.try_clone().map_err(io_error("open", &path))?;
         let mut suffix = BufWriter::new(file);
+        let start = common(&*reader, *shard, *start, &hashes).await?;
         // What is cut is not only the log's: the engine has most of it applied.
-        let rejoined = epoch::rejoin(&mut log, &*reader, *shard, last, *start, &mut suffix)?;
+        let rejoined = epoch::rejoin(&mut log, &*reader, *shard, last, start, &mut suffix)?;
         synced.sync_all().map_err(io_error("sync", &path))?;
         let entries = match rejoined {
             Rejoined::Cut { entries, rebuild: cut } => {
@@ -111,6 +115,53 @@ pub fn rejoin(
     directory.set_kind(NodeKind::Replica)?;
     drop_note(&dir, FENCED)?;
     Ok(())
+}
+
+/// Where this log and the newer epoch's part. That is the epoch's start, unless several have begun without this node: then
+/// they may have parted before it, and the last entry with the same hash is looked for, some sixty places at a time. Where
+/// nobody can tell, the start is all that is known.
+async fn common(
+    reader: &dyn LogReader,
+    shard: ShardId,
+    start: EpochStart,
+    hashes: &impl AsyncFn(ShardId, Vec<Index>) -> Result<Vec<Option<Hash>>, String>,
+) -> Result<EpochStart, Fatal> {
+    let Some(bounds) = reader.bounds(shard) else { return Ok(start) };
+    if start.index <= bounds.last && chain_at(reader, shard, start.index)? == Some(start.chain) {
+        return Ok(start);
+    }
+    let (mut low, mut high) = (bounds.base.index.get(), bounds.last.min(start.index).get());
+    let mut found = None;
+    while low <= high {
+        let step = ((high - low) / (HASHES_MAX as u64 - 1)).max(1);
+        // The last one is asked for too: what agrees there agrees everywhere.
+        let mut at: Vec<Index> = (0..HASHES_MAX as u64 - 1).map(|n| low + n * step).map(Index::new).collect();
+        at.retain(|index| index.get() < high);
+        at.push(Index::new(high));
+        let theirs = match hashes(shard, at.clone()).await {
+            Ok(theirs) => theirs,
+            Err(why) => {
+                tracing::warn!(%shard, %why, "where this log and the newer epoch's part is not known");
+                break;
+            }
+        };
+        let known: Vec<(Index, Hash)> = at.into_iter().zip(theirs).filter_map(|(at, hash)| Some((at, hash?))).collect();
+        if known.is_empty() {
+            break;
+        }
+        for (index, chain) in known {
+            if chain_at(reader, shard, index)? != Some(chain) {
+                high = index.get().saturating_sub(1);
+                break;
+            }
+            found = Some(EpochStart { index, chain });
+            low = index.get() + 1;
+        }
+    }
+    if let Some(found) = found {
+        tracing::info!(%shard, at = %found.index, "this log and the newer epoch's part here");
+    }
+    Ok(found.unwrap_or(start))
 }
 
 #[cfg(test)]

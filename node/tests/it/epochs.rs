@@ -109,8 +109,8 @@ fn one_survivor_of_three_recovers_and_the_others_rejoin() {
     writes(&mut alone, &mut id);
 }
 
-/// Promotes a replica whose master is gone.
-fn promoted(cluster: &TestCluster, node: u64) -> Sql {
+/// Promotes a replica whose master is gone, into this epoch.
+fn promoted(cluster: &TestCluster, node: u64, epoch: u64) -> Sql {
     let promote = AdminAction::Promote { accept_loss: true };
     eventually("nothing stands against the promotion", || {
         let end = Sql::on(&cluster.nodes[&node]).admin(promote.clone(), true).map_err(|e| e.to_string())?;
@@ -120,7 +120,7 @@ fn promoted(cluster: &TestCluster, node: u64) -> Sql {
         Ok(())
     });
     let facts = Sql::on(&cluster.nodes[&node]).act(promote);
-    assert_eq!((facts["master"].clone(), facts["epoch"].as_str()), (format!("n{node}"), "2"));
+    assert_eq!((facts["master"].clone(), facts["epoch"].as_str()), (format!("n{node}"), epoch.to_string().as_str()));
     Sql::on(&cluster.nodes[&node])
 }
 
@@ -145,10 +145,10 @@ fn two_epochs_of_one_number_are_named_and_neither_follows_the_other() {
     // Each replica is promoted while the other one is away.
     cluster.node(1).kill();
     cluster.node(3).kill();
-    promoted(&cluster, 2).must("INSERT INTO t VALUES (2)");
+    promoted(&cluster, 2, 2).must("INSERT INTO t VALUES (2)");
     cluster.node(2).kill();
     cluster.node(3).start();
-    promoted(&cluster, 3).must("INSERT INTO t VALUES (3)");
+    promoted(&cluster, 3, 2).must("INSERT INTO t VALUES (3)");
     cluster.node(2).start();
     eventually("n2 names it", || two_epochs(&cluster, 2, 3));
     eventually("n3 names it", || two_epochs(&cluster, 3, 2));
@@ -171,4 +171,48 @@ fn two_epochs_of_one_number_are_named_and_neither_follows_the_other() {
         Err(_) => Ok(()),
     });
     assert_eq!(Sql::on(&cluster.nodes[&3]).must("SELECT id FROM t ORDER BY id"), [["2"], ["20"]]);
+}
+
+#[test]
+fn who_missed_two_epochs_writes_out_what_only_it_had_and_follows() {
+    // What it has ends behind the start of the newest epoch, or before it.
+    for (only_here, between) in [(30, 3), (3, 30)] {
+        let mut cluster = TestCluster::started(1, 2);
+        let mut sql = Sql::on(&cluster.nodes[&1]);
+        sql.must("CREATE TABLE t (id INT PRIMARY KEY)");
+        sql.must("INSERT INTO t VALUES (1)");
+        for node in [2, 3] {
+            eventually("the replica follows", || cluster.nodes[&node].caught_up(&cluster.nodes[&1]));
+        }
+        let insert = |sql: &mut Sql, from: i64, count: i64| {
+            (from..from + count).for_each(|id| drop(sql.must(&format!("INSERT INTO t VALUES ({id})"))));
+        };
+        cluster.node(2).kill();
+        cluster.node(3).kill();
+        insert(&mut sql, 1000, only_here);
+        cluster.node(1).kill();
+        cluster.node(2).start();
+        let mut second = promoted(&cluster, 2, 2);
+        insert(&mut second, 2000, between);
+        let of = cluster.nodes[&2].address();
+        cluster.node(3).set_flag("--replica-of", &of);
+        cluster.node(3).start();
+        eventually("n3 follows n2", || cluster.nodes[&3].caught_up(&cluster.nodes[&2]));
+        cluster.node(2).kill();
+        let mut third = promoted(&cluster, 3, 3);
+        insert(&mut third, 3000, 3);
+        cluster.node(1).start();
+        eventually("the first master follows", || match role(&cluster, 3, 1)?.as_str() {
+            "replica" => cluster.nodes[&1].caught_up(&cluster.nodes[&3]),
+            other => Err(other.to_owned()),
+        });
+        assert_eq!(Sql::on(&cluster.nodes[&1]).number("SELECT count(*) FROM t"), 4 + between);
+        let data = &cluster.nodes[&1].data;
+        let suffix = data.join("suffix-s1-before-epoch-3.txt");
+        let text = std::fs::read_to_string(&suffix).unwrap_or_else(|e| panic!("{e}: {:?}", suffixes(data)));
+        // Beside them the empty entry with which it led again.
+        let rows = text.lines().filter(|line| line.split(' ').nth(2) == Some("entry")).count();
+        assert_eq!(rows as i64, only_here, "{text}");
+        assert!(!data.join("log.lost").exists(), "it went on with its own log");
+    }
 }
