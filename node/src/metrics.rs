@@ -81,27 +81,12 @@ impl Count {
 const BOUNDS_US: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000];
 
-/// Codes in the order of their counters.
-const CODES: [Code; 11] = [
-    Code::Redirect,
-    Code::Retry,
-    Code::Unknown,
-    Code::Conflict,
-    Code::Busy,
-    Code::Behind,
-    Code::Invalid,
-    Code::NotFound,
-    Code::Denied,
-    Code::ReadOnly,
-    Code::Internal,
-];
-
 /// What the doors count.
 #[derive(Debug, Default)]
 pub struct Meters {
     buckets: [Count; BOUNDS_US.len() + 1],
     total_us: Count,
-    errors: [Count; CODES.len()],
+    errors: [Count; Code::ALL.len()],
     /// Connections refused.
     pub refused: Count,
     /// Sessions closed unread.
@@ -115,7 +100,7 @@ impl Meters {
         let bucket = BOUNDS_US.partition_point(|bound| *bound < us);
         self.buckets[bucket].add(1);
         self.total_us.add(us);
-        if let Some(at) = error.and_then(|code| CODES.iter().position(|known| *known == code)) {
+        if let Some(at) = error.and_then(|code| Code::ALL.iter().position(|known| *known == code)) {
             self.errors[at].add(1);
         }
     }
@@ -155,7 +140,7 @@ fn node_metrics(out: &mut Text, report: &NodeReport, picture: &ClusterStatus) {
 }
 
 fn door_metrics(out: &mut Text, meters: &Meters) {
-    let codes: Vec<_> = CODES.iter().map(|code| code.to_string().replace(' ', "_")).collect();
+    let codes: Vec<_> = Code::ALL.iter().map(|code| code.to_string().replace(' ', "_")).collect();
     let errors = codes.iter().zip(&meters.errors);
     out.all(&ERRORS, errors.map(|(code, count)| (vec![("code", &**code)], count.get() as f64)));
     out.one(&REFUSED, meters.refused.get() as f64);

@@ -33,6 +33,23 @@ pub enum Code {
     Internal,
 }
 
+impl Code {
+    /// All of them, in their order on the wire.
+    pub const ALL: [Code; 11] = [
+        Code::Redirect,
+        Code::Retry,
+        Code::Unknown,
+        Code::Conflict,
+        Code::Busy,
+        Code::Behind,
+        Code::Invalid,
+        Code::NotFound,
+        Code::Denied,
+        Code::ReadOnly,
+        Code::Internal,
+    ];
+}
+
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

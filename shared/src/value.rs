@@ -120,6 +120,26 @@ pub enum Value {
 }
 
 impl Value {
+    /// The widest type whose values look like this one.
+    pub fn own_type(&self) -> SqlType {
+        match self {
+            Value::Null => SqlType::Null,
+            Value::Bool(_) => SqlType::Bool,
+            Value::Int(_) => SqlType::BigInt,
+            Value::Float(_) => SqlType::Double,
+            Value::Decimal(d) => SqlType::Decimal { precision: 38, scale: d.scale },
+            Value::Text(_) => SqlType::Text,
+            Value::Bytes(_) => SqlType::Bytes,
+            Value::Date(_) => SqlType::Date,
+            Value::Time(_) => SqlType::Time,
+            Value::Timestamp(_) => SqlType::Timestamp,
+            Value::TimestampTz(_) => SqlType::TimestampTz,
+            Value::Interval(_) => SqlType::Interval,
+            Value::Uuid(_) => SqlType::Uuid,
+            Value::Json(_) => SqlType::Json,
+        }
+    }
+
     /// Whether it is NULL.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)

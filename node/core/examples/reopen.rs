@@ -15,7 +15,7 @@ use quorate_core::engine::sled::SledEngine;
 use quorate_core::entry::{Body, Entry, Transaction};
 use quorate_core::error::Fatal;
 use quorate_core::keys::Key;
-use quorate_core::log::{BaseRecord, LogEntry, Payload};
+use quorate_core::log::BaseRecord;
 use quorate_core::machine::{Machine, MachineState};
 use quorate_core::snapshot::file::{Writer, verify};
 use quorate_core::snapshot::install::install;
@@ -46,8 +46,7 @@ fn fill(machine: &mut Machine, rows: u64, round: u64) -> Result<(), Fatal> {
         let t = Transaction { writes: writes.collect(), ..Transaction::default() };
         let (index, timestamp) = (state.index.next(), Timestamp::new(state.index.get() + 1, 0));
         let entry = Entry { index, previous: state.chain, timestamp, body: Body::Write(vec![t]) };
-        let entry = LogEntry { index, term: Term::new(1), payload: Payload::Entry, bytes: entry.encode() };
-        machine.apply(&[entry])?;
+        machine.apply(&[entry.logged(Term::new(1))])?;
     }
     Ok(())
 }

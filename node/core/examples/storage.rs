@@ -65,8 +65,7 @@ fn entries(machine: &Machine, keys: &[u64]) -> Vec<LogEntry> {
         });
         let body = Body::Write(transactions.collect());
         let timestamp = Timestamp::from_raw(index.get());
-        let bytes = Entry { index, previous: chain, timestamp, body }.encode();
-        let entry = LogEntry { index, term: Term::new(1), payload: Payload::Entry, bytes };
+        let entry = Entry { index, previous: chain, timestamp, body }.logged(Term::new(1));
         chain = quorate_core::entry::chain(chain, &entry);
         out.push(entry);
     }

@@ -7,7 +7,7 @@
 pub(crate) mod codec;
 
 use bytes::Bytes;
-use quorate_shared::ids::{ClientId, Epoch, Hash, Index, TableId, Timestamp, WriteId};
+use quorate_shared::ids::{ClientId, Epoch, Hash, Index, TableId, Term, Timestamp, WriteId};
 
 use crate::entry::codec::{Malformed, Reader, put_bytes, put_i64, put_u64};
 use crate::error::Fatal;
@@ -171,6 +171,11 @@ impl Entry {
             Body::Epoch(_) => Kind::Epoch,
             Body::Empty => Kind::Empty,
         }
+    }
+
+    /// As it stands in a log, written in this term.
+    pub fn logged(&self, term: Term) -> LogEntry {
+        LogEntry { index: self.index, term, payload: Payload::Entry, bytes: self.encode() }
     }
 
     /// Its canonical bytes.

@@ -101,14 +101,13 @@ pub fn begin(
     let (index, term) = (bounds.last.next(), bounds.hard.term.max(bounds.last_term).next());
     let timestamp = Timestamp::new(wall, 0).max(tail.timestamp.next());
     let body = Body::Epoch(EpochEntry { epoch, membership });
-    let bytes = Entry { index, previous: chain, timestamp, body }.encode();
+    let entry = Entry { index, previous: chain, timestamp, body }.logged(term);
     let hard = HardState { term, vote: replica, commit: bounds.committed().max(applied.index) };
     if bounds.replica == replica {
         log.append(replica, shard, &[LogRecord::Hard(hard)])?;
     } else {
         log.append(bounds.replica, shard, &[LogRecord::Become { replica, hard }])?;
     }
-    let entry = LogEntry { index, term, payload: Payload::Entry, bytes };
     let all = HardState { commit: index, ..hard };
     log.append(replica, shard, &[LogRecord::Entries(vec![entry]), LogRecord::Hard(all)])?;
     log.sync()?;

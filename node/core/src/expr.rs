@@ -249,7 +249,7 @@ impl<'a> Scope<'a> {
             (Function::Abs, v) => number::abs(v)?,
             (_, v) => {
                 let name = function.name();
-                return Err(value_error("42883", format!("{name}({}) does not exist", type_name(v))));
+                return Err(value_error("42883", format!("{name}({}) does not exist", v.own_type())));
             }
         }))
     }
@@ -301,27 +301,7 @@ fn truth(value: &Value) -> Result<Option<bool>, Rejected> {
     match value {
         Value::Null => Ok(None),
         Value::Bool(b) => Ok(Some(*b)),
-        other => Err(value_error("42804", format!("a condition must be BOOLEAN, not {}", type_name(other)))),
-    }
-}
-
-/// The type of a value, for messages.
-pub(crate) fn type_name(value: &Value) -> SqlType {
-    match value {
-        Value::Null => SqlType::Null,
-        Value::Bool(_) => SqlType::Bool,
-        Value::Int(_) => SqlType::BigInt,
-        Value::Float(_) => SqlType::Double,
-        Value::Decimal(d) => SqlType::Decimal { precision: 38, scale: d.scale },
-        Value::Text(_) => SqlType::Text,
-        Value::Bytes(_) => SqlType::Bytes,
-        Value::Date(_) => SqlType::Date,
-        Value::Time(_) => SqlType::Time,
-        Value::Timestamp(_) => SqlType::Timestamp,
-        Value::TimestampTz(_) => SqlType::TimestampTz,
-        Value::Interval(_) => SqlType::Interval,
-        Value::Uuid(_) => SqlType::Uuid,
-        Value::Json(_) => SqlType::Json,
+        other => Err(value_error("42804", format!("a condition must be BOOLEAN, not {}", other.own_type()))),
     }
 }
 
@@ -387,7 +367,7 @@ fn same_kind<'v>(a: &'v Value, b: &'v Value) -> Result<(Cow<'v, Value>, Cow<'v, 
         let ty = match other {
             // Any number: the text decides which.
             Value::Int(_) | Value::Decimal(_) => return number::from_text(text).map(Cow::Owned),
-            other => type_name(other),
+            other => other.own_type(),
         };
         cast(text.clone(), ty).map(Cow::Owned)
     };
@@ -400,7 +380,7 @@ fn same_kind<'v>(a: &'v Value, b: &'v Value) -> Result<(Cow<'v, Value>, Cow<'v, 
 }
 
 fn no_operator(op: BinaryOp, a: &Value, b: &Value) -> Rejected {
-    value_error("42883", format!("operator does not exist: {} {} {}", type_name(a), op.symbol(), type_name(b)))
+    value_error("42883", format!("operator does not exist: {} {} {}", a.own_type(), op.symbol(), b.own_type()))
 }
 
 #[cfg(test)]

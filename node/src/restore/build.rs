@@ -13,7 +13,7 @@ use quorate_core::entry::{Body, Entry, Transaction};
 use quorate_core::error::Fatal;
 use quorate_core::keys::Key;
 use quorate_core::log::segment::SegmentLog;
-use quorate_core::log::{BaseRecord, HardState, Log, LogEntry, LogRecord, Membership, Payload};
+use quorate_core::log::{BaseRecord, HardState, Log, LogEntry, LogRecord, Membership};
 use quorate_core::machine::Machine;
 use quorate_core::mvcc::Snapshot;
 use quorate_core::replica::Protocol;
@@ -280,7 +280,7 @@ fn leave_the_old_cluster(machine: &mut Machine) -> Result<(), RestoreError> {
     let (index, term) = (state.index.next(), state.term);
     let body = Body::Write(vec![Transaction { writes, ..Transaction::default() }]);
     let entry = Entry { index, previous: state.chain, timestamp: state.timestamp.next(), body };
-    machine.apply(&[LogEntry { index, term, payload: Payload::Entry, bytes: entry.encode() }])?;
+    machine.apply(&[entry.logged(term)])?;
     Ok(())
 }
 

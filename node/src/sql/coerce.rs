@@ -102,22 +102,11 @@ pub fn is_number(ty: SqlType) -> bool {
 
 /// The type a value has by itself; `None` for NULL and for text, which takes the type of what it meets.
 pub fn type_of(value: &Value) -> Option<SqlType> {
-    Some(match value {
-        Value::Null | Value::Text(_) => return None,
-        Value::Bool(_) => SqlType::Bool,
-        Value::Int(n) if i32::try_from(*n).is_ok() => SqlType::Int,
-        Value::Int(_) => SqlType::BigInt,
-        Value::Float(_) => SqlType::Double,
-        Value::Decimal(d) => SqlType::Decimal { precision: 38, scale: d.scale },
-        Value::Bytes(_) => SqlType::Bytes,
-        Value::Date(_) => SqlType::Date,
-        Value::Time(_) => SqlType::Time,
-        Value::Timestamp(_) => SqlType::Timestamp,
-        Value::TimestampTz(_) => SqlType::TimestampTz,
-        Value::Interval(_) => SqlType::Interval,
-        Value::Uuid(_) => SqlType::Uuid,
-        Value::Json(_) => SqlType::Json,
-    })
+    match value {
+        Value::Null | Value::Text(_) => None,
+        Value::Int(n) if i32::try_from(*n).is_ok() => Some(SqlType::Int),
+        other => Some(other.own_type()),
+    }
 }
 
 fn parse(text: &str, ty: SqlType) -> Result<Value, Misfit> {

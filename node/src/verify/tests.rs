@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quorate_core::entry::{self, Body, Entry, Transaction};
 use quorate_core::keys::Key;
 use quorate_core::log::segment::SegmentLog;
-use quorate_core::log::{HardState, Log, LogEntry, LogRecord, Payload};
+use quorate_core::log::{HardState, Log, LogEntry, LogRecord};
 use quorate_core::machine::Machine;
 use quorate_shared::ids::{ClusterId, Epoch, Hash, IndexId, NodeId, TableId, Term, Timestamp};
 use quorate_shared::limits::SEGMENT_BYTES;
@@ -42,7 +42,7 @@ fn written(count: u64, forged: Option<u64>) -> Vec<LogEntry> {
         let t = Transaction { writes: vec![(key, Some(row))], ..Transaction::default() };
         let body = Body::Write(vec![t]);
         let e = Entry { index: Index::new(i), previous: chain, timestamp: Timestamp::new(i, 0), body };
-        let e = LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+        let e = e.logged(Term::new(1));
         chain = entry::chain(chain, &e);
         out.push(e);
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Attempt, Call, Client, ClientError};
+use super::stream::Stream;
+use super::{Attempt, Client, ClientError};
 use crate::error::{Code, WireError};
 use crate::status::ClusterStatus;
 use crate::value::{SqlType, Value};
@@ -183,57 +184,25 @@ fn broken(reason: &str, writes: bool) -> ClientError {
 /// The cluster's picture, again and again.
 #[derive(Debug)]
 pub struct Watch<'a> {
-    client: &'a mut Client,
+    stream: Stream<'a>,
     every: Duration,
-    request: Option<u64>,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(client: &'a mut Client, every: Duration) -> Self {
-        Self { client, every, request: None }
+        Self { stream: Stream::new(client, "watch"), every }
     }
 
     /// The next picture. After an error it may be called again: it subscribes anew, at another node if need be.
     pub async fn next(&mut self) -> Result<ClusterStatus, ClientError> {
-        loop {
-            let response = match (self.request, &mut self.client.link) {
-                (Some(request), Some(link)) => match link.receive(request, None).await {
-                    Ok(response) => response,
-                    Err(Attempt::Lost(reason) | Attempt::Unsendable(reason)) => {
-                        self.request = None;
-                        self.client.lose(&reason);
-                        continue;
-                    }
-                    Err(Attempt::Late) => continue,
-                },
-                _ => {
-                    let every_ms = (self.every.as_millis() as u64).max(1);
-                    let call = Call { body: Request::Watch { every_ms }, writes: false, slot: None };
-                    let first = self.client.call(call).await?;
-                    self.request = Some(first.request);
-                    first.response
-                }
-            };
-            return match response {
-                Response::Status(status) => Ok(*status),
-                Response::Error(error) => {
-                    self.request = None;
-                    Err(error.into())
-                }
-                _ => {
-                    self.request = None;
-                    Err(self.client.out_of_step("watch"))
-                }
-            };
-        }
-    }
-}
-
-impl Drop for Watch<'_> {
-    fn drop(&mut self) {
-        if let (Some(request), Some(link)) = (self.request, &mut self.client.link) {
-            link.abandoned = Some(request);
-        }
+        let every_ms = (self.every.as_millis() as u64).max(1);
+        // Pictures come without credit.
+        let body = |_| Request::Watch { every_ms };
+        let part = |response| match response {
+            Response::Status(status) => Some(*status),
+            _ => None,
+        };
+        self.stream.next(body, part).await
     }
 }
 

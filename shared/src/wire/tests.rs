@@ -307,20 +307,7 @@ fn all() -> String {
     golden.add("greeting refused", &Greeting::Refused(WireError::new(Code::Busy, "full")));
     requests(&mut golden);
     responses(&mut golden);
-    let codes = [
-        Code::Redirect,
-        Code::Retry,
-        Code::Unknown,
-        Code::Conflict,
-        Code::Busy,
-        Code::Behind,
-        Code::Invalid,
-        Code::NotFound,
-        Code::Denied,
-        Code::ReadOnly,
-        Code::Internal,
-    ];
-    codes.iter().for_each(|code| golden.add(&format!("code {code}"), code));
+    Code::ALL.iter().for_each(|code| golden.add(&format!("code {code}"), code));
     values(&mut golden);
     golden.0
 }

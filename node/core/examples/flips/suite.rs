@@ -25,7 +25,7 @@ use quorate_core::entry::{self, Body, Entry, Transaction};
 use quorate_core::error::Fatal;
 use quorate_core::keys::Key;
 use quorate_core::log::segment::{SegmentLog, open_read_only};
-use quorate_core::log::{BaseRecord, HardState, Log, LogEntry, LogReader, LogRecord, Membership, Payload};
+use quorate_core::log::{BaseRecord, HardState, Log, LogEntry, LogReader, LogRecord, Membership};
 use quorate_core::machine::{Machine, Scrub};
 use quorate_core::snapshot::file::{Writer, verify as verify_snapshot};
 use quorate_core::verify::{ChainWalk, TreeWalk};
@@ -117,7 +117,7 @@ fn entries() -> Vec<LogEntry> {
         let t = Transaction { write: client, writes: vec![(key, row)], sequences, ..Transaction::default() };
         let body = Body::Write(vec![t]);
         let e = Entry { index: Index::new(i), previous: chain, timestamp: Timestamp::new(i, 0), body };
-        let e = LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+        let e = e.logged(Term::new(1));
         chain = entry::chain(chain, &e);
         out.push(e);
     }

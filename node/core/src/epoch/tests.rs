@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quorate_shared::ids::{NodeId, Nonce, Term};
 
 use super::*;
@@ -47,8 +46,7 @@ impl Bench {
         for n in 0..count {
             let index = Index::new(bounds.last.get() + 1 + n);
             let timestamp = Timestamp::new(1_000 * term + index.get(), 0);
-            let bytes = Entry { index, previous: chain, timestamp, body: Body::Empty }.encode();
-            let entry = LogEntry { index, term: Term::new(term), payload: Payload::Entry, bytes };
+            let entry = Entry { index, previous: chain, timestamp, body: Body::Empty }.logged(Term::new(term));
             chain = entry::chain(chain, &entry);
             self.log.append(bounds.replica, S1, &[LogRecord::Entries(vec![entry])]).unwrap();
         }
@@ -158,8 +156,7 @@ fn an_epoch_whose_number_does_not_grow_is_void() {
     let state = bench.machine.state();
     let body = Body::Epoch(EpochEntry { epoch: Epoch { number: 1, id: 6 }, membership: Membership::default() });
     let (index, timestamp) = (Index::new(2), Timestamp::new(9_000, 0));
-    let bytes: Bytes = Entry { index, previous: state.chain, timestamp, body }.encode();
-    let entry = LogEntry { index, term: Term::new(1), payload: Payload::Entry, bytes };
+    let entry = Entry { index, previous: state.chain, timestamp, body }.logged(Term::new(1));
     let applied = bench.machine.apply(&[entry]).unwrap();
     assert_eq!((applied.void, applied.epoch), (vec![index], FIRST));
 }

@@ -5,7 +5,7 @@
 
 use quorate_shared::value::{Decimal, Interval, SqlType, Value};
 
-use super::{number, time, type_name, value_error};
+use super::{number, time, value_error};
 use crate::error::Rejected;
 
 /// `CAST(value AS ty)`.
@@ -76,7 +76,7 @@ fn convert(value: Value, ty: SqlType, explicit: bool) -> Result<Value, Rejected>
 }
 
 fn no_cast(value: &Value, ty: SqlType) -> Rejected {
-    value_error("42846", format!("cannot convert {} to {ty}", type_name(value)))
+    value_error("42846", format!("cannot convert {} to {ty}", value.own_type()))
 }
 
 /// Only text is read as another type; everything else has been dealt with before.

@@ -74,7 +74,7 @@ pub(super) fn negate(value: &Value) -> Result<Value, Rejected> {
         Value::Int(i) => i.checked_neg().map(Value::Int).ok_or_else(|| out_of_range("bigint")),
         Value::Float(f) => Ok(Value::Float(-f)),
         Value::Decimal(d) => Ok(Value::Decimal(Decimal { unscaled: -d.unscaled, scale: d.scale })),
-        other => Err(value_error("42883", format!("operator does not exist: - {}", super::type_name(other)))),
+        other => Err(value_error("42883", format!("operator does not exist: - {}", other.own_type()))),
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) fn abs(value: &Value) -> Result<Value, Rejected> {
         Value::Int(i) => *i < 0,
         Value::Float(f) => f.is_sign_negative(),
         Value::Decimal(d) => d.unscaled < 0,
-        other => return Err(value_error("42883", format!("abs({}) does not exist", super::type_name(other)))),
+        other => return Err(value_error("42883", format!("abs({}) does not exist", other.own_type()))),
     };
     if negative { negate(value) } else { Ok(value.clone()) }
 }

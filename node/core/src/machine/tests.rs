@@ -51,7 +51,7 @@ impl Bench {
     fn entry(&self, ms: u64, body: Body) -> LogEntry {
         let s = self.machine.state();
         let e = Entry { index: s.index.next(), previous: s.chain, timestamp: Timestamp::new(ms, 0), body };
-        LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() }
+        e.logged(Term::new(1))
     }
 
     fn write(&mut self, ms: u64, transactions: Vec<Transaction>) -> Applied {
@@ -225,7 +225,7 @@ fn a_big_group_is_written_in_pieces_and_checkpointed() {
             timestamp: Timestamp::new(i, 0),
             body: Body::Write(vec![t]),
         };
-        let e = LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+        let e = e.logged(Term::new(1));
         chain = entry::chain(chain, &e);
         entries.push(e);
     }
@@ -357,7 +357,7 @@ fn an_engine_that_lost_its_memory_catches_up_from_the_log() {
             let write = Some(WriteId { client: ClientId([i as u8 % 5; 16]), seq: index.get() });
             let body = Body::Write(vec![Transaction { write, writes, ..Transaction::default() }]);
             let e = Entry { index, previous: chain, timestamp: Timestamp::from_raw(index.get()), body };
-            let e = LogEntry { index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+            let e = e.logged(Term::new(1));
             chain = entry::chain(chain, &e);
             log.push(e);
         }

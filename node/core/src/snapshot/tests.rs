@@ -110,9 +110,7 @@ impl Bench {
         self.ms += 1;
         let s = self.machine.state();
         let timestamp = Timestamp::new(self.ms, 0);
-        let entry = Entry { index: s.index.next(), previous: s.chain, timestamp, body };
-        let bytes = entry.encode();
-        let entry = LogEntry { index: entry.index, term: Term::new(1), payload: Payload::Entry, bytes };
+        let entry = Entry { index: s.index.next(), previous: s.chain, timestamp, body }.logged(Term::new(1));
         self.machine.apply(std::slice::from_ref(&entry)).unwrap();
         self.log.push(entry);
     }

@@ -37,7 +37,7 @@ fn written(count: u64) -> (Vec<LogEntry>, Arc<MemoryTree>) {
             timestamp: Timestamp::new(i, 0),
             body: Body::Write(vec![t]),
         };
-        let e = LogEntry { index: e.index, term: Term::new(1), payload: Payload::Entry, bytes: e.encode() };
+        let e = e.logged(Term::new(1));
         machine.apply(std::slice::from_ref(&e)).unwrap();
         entries.push(e);
     }
