@@ -87,13 +87,7 @@ impl Tree for MemoryTree {
     }
 
     fn write(&self, batch: Batch) -> Result<(), Fatal> {
-        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        for (key, value) in batch.writes {
-            match value {
-                Some(value) => drop(map.insert(key, value)),
-                None => drop(map.remove(&key)),
-            }
-        }
+        self.replace(batch);
         Ok(())
     }
 }
