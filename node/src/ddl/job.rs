@@ -42,8 +42,8 @@ pub const ROLLED_BACK: &str = "rolled back";
 
 /// Rows that are filled or validated in one proposal.
 const BATCH_ROWS: usize = 500;
-/// Keys that are purged in one proposal.
-const PURGE_KEYS: u32 = 2000;
+/// Keys that are purged in one proposal: other writes wait behind it.
+const PURGE_KEYS: u32 = 500;
 /// Reads that began before a table was dropped may go on for so long before its rows go.
 const PURGE_AFTER: Duration = Duration::from_secs(60);
 /// How long one step waits for its shard.
